@@ -1,0 +1,678 @@
+//! The HTTP contract: requests, answers and problems of the market's API, version 1.
+//!
+//! The OpenAPI document, the Rust client and the TypeScript types all come from here; it compiles without the server.
+//! Money, 64-bit numbers and sequence numbers are decimal strings; times are RFC 3339 with milliseconds. Clients ignore
+//! unknown fields in answers; the server refuses unknown fields in requests.
+
+mod problem;
+
+use std::collections::BTreeMap;
+
+use protocol::{
+    Amount, DeviceFacts, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment, PackageId, PublicKey,
+    Receipt, Signature, UnitId, UnitRun, WorkerKind, manifest::JobKind,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub use problem::{Problem, code};
+pub use protocol::JoinSpec;
+
+/// The media type of [`Problem`] bodies.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+/// The header that makes a repeated write give the first answer again.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A point in time, RFC 3339 in UTC with milliseconds.
+pub type Time = String;
+
+/// Why something waits, in code, words and numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reason {
+    /// Stable code, such as `no_matching_job`.
+    pub code: String,
+    /// One sentence for a person.
+    pub text: String,
+    /// The numbers behind the sentence.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
+/// One page of a list, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Pass as `cursor` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `GET /v1/health`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or `degraded` with a reason.
+    pub status: String,
+    /// Why, when degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The server's version.
+    pub version: String,
+    /// Last journal sequence that is durable.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub seq: u64,
+}
+
+/// `GET /v1/market`: what a client needs to know of this market.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MarketInfo {
+    /// The market's key, part of every signed receipt.
+    pub market: PublicKey,
+    /// Whether test tokens can be had.
+    pub faucet: bool,
+    /// Largest blob, in bytes.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub blob_bytes_max: u64,
+    /// A worker that is silent this long loses its leases, in milliseconds.
+    pub heartbeat_ms_max: u32,
+    /// The provider's share of a payment, in basis points.
+    pub provider_bps: u32,
+    /// The treasury's share, in basis points.
+    pub treasury_bps: u32,
+    /// The burned share, in basis points.
+    pub burn_bps: u32,
+}
+
+/// `POST /v1/auth/challenge`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeRequest {
+    /// The wallet that logs in; or a session key that was delegated before.
+    pub address: PublicKey,
+    /// A key that shall act for the wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionRequest>,
+}
+
+/// A delegation that the wallet is asked to sign.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRequest {
+    /// The session key.
+    pub key: PublicKey,
+    /// How long it may act, in seconds (at most 30 days).
+    pub lifetime_s: u32,
+}
+
+/// The text to sign, in the form of Sign-In With Solana.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Challenge {
+    /// Names this challenge; valid once.
+    pub nonce: String,
+    /// The exact UTF-8 text to sign with the key of `address`.
+    pub message: String,
+    /// When it can no longer be answered.
+    pub expires_at: Time,
+}
+
+/// `POST /v1/auth/login`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoginRequest {
+    /// The challenge's nonce.
+    pub nonce: String,
+    /// Ed25519 signature over the message's bytes.
+    pub signature: Signature,
+}
+
+/// A login that succeeded.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// Bearer token (JWT, EdDSA).
+    pub token: String,
+    /// When the token ends; log in again before.
+    pub expires_at: Time,
+    /// The wallet acted for.
+    pub account: PublicKey,
+    /// The key that acts: the session key where one was delegated, else the wallet.
+    pub key: PublicKey,
+}
+
+/// `GET /v1/accounts/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Account {
+    /// The wallet.
+    pub id: PublicKey,
+    /// What it can spend.
+    pub available: Amount,
+    /// What its unfinished jobs hold.
+    pub escrowed: Amount,
+    /// All it was ever paid for work.
+    pub earned: Amount,
+    /// All its jobs ever paid.
+    pub spent: Amount,
+}
+
+/// `POST /v1/accounts/{id}/deposit`: test tokens, where the market has a faucet.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DepositRequest {
+    /// How much.
+    pub amount: Amount,
+}
+
+/// `POST /v1/jobs`. Every blob it names must have been uploaded.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// A name for people, at most 100 characters.
+    pub name: String,
+    /// What a unit computes.
+    pub manifest: Manifest,
+    /// How many units.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// One a manifest input, in order.
+    pub inputs: Vec<InputSplit>,
+    /// How outputs become files.
+    #[serde(default)]
+    pub joins: Vec<JoinSpec>,
+    /// What one unit pays.
+    pub unit_price: Amount,
+    /// The most the job may hold in escrow; no cap when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Amount>,
+    /// Units a package; the market decides when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_units: Option<u32>,
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// No unit was leased yet.
+    Waiting,
+    /// Some units are leased or done.
+    Running,
+    /// Every unit is accepted.
+    Done,
+    /// Ended by its owner.
+    Cancelled,
+    /// Ended with units that nobody could complete.
+    Incomplete,
+}
+
+/// How many units are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Not leased.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub waiting: u64,
+    /// In a worker's hands.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub leased: u64,
+    /// Committed, not yet verified.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub checking: u64,
+    /// Verified and paid.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub accepted: u64,
+    /// Given up after too many attempts.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub parked: u64,
+}
+
+/// What verification did for a job so far, in units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerificationCounts {
+    /// Re-executed by somebody else, with the same result.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub checked: u64,
+    /// Of those, re-executed by the market's own verifier.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub by_verifier: u64,
+    /// Accepted because the draw after the commitment did not pick them.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub sampled_out: u64,
+    /// Re-executed with a different result.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub disputed: u64,
+    /// Rejected and run again.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub rejected: u64,
+}
+
+/// One worker's part in a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobWorker {
+    /// The worker.
+    pub worker: PublicKey,
+    /// Units accepted from it.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// Units it checked.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub checked: u64,
+    /// What its owner was paid for both.
+    pub paid: Amount,
+    /// Time its device worked for the job, in microseconds, by its receipts.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub device_us: u64,
+}
+
+/// The money of one job. `escrowed = paid + treasury + burned + refunded + held`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobMoney {
+    /// Taken from the owner at submission.
+    pub escrowed: Amount,
+    /// Paid to workers.
+    pub paid: Amount,
+    /// Paid to the treasury.
+    pub treasury: Amount,
+    /// Burned.
+    pub burned: Amount,
+    /// Returned to the owner.
+    pub refunded: Amount,
+    /// Still held.
+    pub held: Amount,
+}
+
+/// `GET /v1/jobs/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Job {
+    /// The job.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// Who pays.
+    pub owner: PublicKey,
+    /// The queue segment.
+    pub kind: JobKind,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Why it is not done yet, or why it ended incomplete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// How many units.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// Where they are.
+    pub progress: Progress,
+    /// The blob with the manifest.
+    pub manifest: Hash,
+    /// Its inputs.
+    pub inputs: Vec<InputSplit>,
+    /// Its result files.
+    pub joins: Vec<JoinSpec>,
+    /// What one unit pays.
+    pub unit_price: Amount,
+    /// Its money.
+    pub money: JobMoney,
+    /// What verification did.
+    pub verification: VerificationCounts,
+    /// Who worked on it.
+    pub workers: Vec<JobWorker>,
+    /// When it was submitted.
+    pub submitted_at: Time,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+}
+
+/// Where a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitState {
+    /// Not leased.
+    Waiting,
+    /// In a worker's hands.
+    Leased,
+    /// Committed, not yet verified.
+    Checking,
+    /// Verified and paid.
+    Accepted,
+    /// Given up after too many attempts.
+    Parked,
+}
+
+/// One unit of `GET /v1/jobs/{id}/units`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Unit {
+    /// The unit.
+    pub id: UnitId,
+    /// Where it is.
+    pub state: UnitState,
+    /// Its outputs, once accepted.
+    #[serde(default)]
+    pub outputs: Vec<OutputCommitment>,
+    /// Who computed it, once accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<PublicKey>,
+    /// Who re-executed it and agreed.
+    #[serde(default)]
+    pub checked_by: Vec<PublicKey>,
+}
+
+/// `POST /v1/workers`: the key of the token announces its device.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnnounceRequest {
+    /// Random per process or tab, so that two with one key are told apart. At most 64 characters.
+    pub instance: String,
+    /// The device.
+    pub device: DeviceFacts,
+    /// The worker's version, such as `plexus/0.1.0`.
+    pub version: String,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Ready, with no lease.
+    Idle,
+    /// Holds a lease.
+    Busy,
+    /// Finishes its leases and takes no more.
+    Draining,
+    /// Left, or silent for too long.
+    Gone,
+}
+
+/// One worker of `GET /v1/workers`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Worker {
+    /// The key that signs its receipts.
+    pub id: PublicKey,
+    /// The wallet that is paid.
+    pub owner: PublicKey,
+    /// Whether it is the market's own verifier.
+    pub verifier: bool,
+    /// Native or browser.
+    pub kind: WorkerKind,
+    /// Its device.
+    pub device: DeviceFacts,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Why it is not working, or what it works on.
+    pub reason: Reason,
+    /// Units accepted from it.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// Units it re-executed for others.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub checked: u64,
+    /// What its owner was paid for its work.
+    pub earned: Amount,
+    /// Consecutive packages that held.
+    pub streak: u32,
+    /// Leases it holds.
+    pub leases: u32,
+    /// When it was last heard.
+    pub seen_at: Time,
+}
+
+/// `POST /v1/workers/{id}/heartbeat`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatRequest {
+    /// As announced.
+    pub instance: String,
+    /// Leases still worked on: their deadlines move on.
+    pub leases: Vec<LeaseId>,
+}
+
+/// What a heartbeat brings back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HeartbeatAnswer {
+    /// Leases of the request that the worker no longer holds: stop working on them.
+    pub lost: Vec<LeaseId>,
+    /// Why the worker is idle, or what it is doing.
+    pub reason: Reason,
+}
+
+/// `POST /v1/workers/{id}/leave`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveRequest {
+    /// As announced.
+    pub instance: String,
+    /// `true`: take no more leases, but keep the ones held. `false`: give everything back now.
+    #[serde(default)]
+    pub drain: bool,
+}
+
+/// `POST /v1/leases`: a long poll.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// As announced.
+    pub instance: String,
+    /// Most packages wanted (1 to 64).
+    pub packages_max: u32,
+    /// How long to wait for work, in milliseconds (at most 30 000).
+    #[serde(default)]
+    pub wait_ms: u32,
+}
+
+/// Work, or the reason why there is none.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LeaseAnswer {
+    /// The leases; empty when the wait ended without work.
+    pub leases: Vec<Lease>,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// One package in a worker's hands. Whether it is first work or a check of somebody else's is not told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Lease {
+    /// The lease.
+    pub id: LeaseId,
+    /// Goes into the receipt.
+    pub generation: u32,
+    /// The job.
+    pub job: JobId,
+    /// The blob with the manifest.
+    pub manifest: Hash,
+    /// The units to run, in order.
+    pub units: Vec<UnitRun>,
+    /// The job's inputs.
+    pub inputs: Vec<InputSplit>,
+    /// When the lease ends unless a heartbeat renews it, in milliseconds from now.
+    pub expires_in_ms: u32,
+}
+
+/// `POST /v1/leases/{id}/release`: gives a lease back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// The lease's generation.
+    pub generation: u32,
+    /// Why.
+    pub cause: ReleaseCause,
+    /// What happened, for a person; at most 1 000 characters.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// Why a worker gives a lease back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseCause {
+    /// The worker leaves; counts against nobody.
+    Leaving,
+    /// A unit ran longer than `time_ms_max`.
+    TimedOut,
+    /// The device was lost or ran out of memory.
+    DeviceFailed,
+    /// The program was refused by the runtime.
+    ProgramFailed,
+    /// An input could not be fetched or did not match its hash.
+    InputFailed,
+}
+
+/// A receipt with its signature and what its Merkle root covers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignedReceipt {
+    /// The signed body.
+    pub receipt: Receipt,
+    /// By the receipt's worker.
+    pub signature: Signature,
+    /// The units' outputs, in package order.
+    pub units: Vec<UnitOutputs>,
+}
+
+/// The outputs of one unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnitOutputs {
+    /// The unit's index.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub unit: u64,
+    /// In output order.
+    pub outputs: Vec<OutputCommitment>,
+}
+
+/// `POST /v1/receipts`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptsRequest {
+    /// At most 64.
+    pub receipts: Vec<SignedReceipt>,
+}
+
+/// One answer a receipt, in order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReceiptsAnswer {
+    /// What became of each.
+    pub results: Vec<ReceiptResult>,
+}
+
+/// What became of a receipt.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum ReceiptResult {
+    /// Journaled and already accepted: nothing was drawn for a check.
+    Accepted {
+        /// The lease.
+        lease: LeaseId,
+        /// What the worker's owner was paid.
+        paid: Amount,
+    },
+    /// Journaled; paid once its checks pass.
+    Checking {
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Refused; nothing changed.
+    Refused {
+        /// The lease.
+        lease: LeaseId,
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Why money moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PaymentKind {
+    /// Tokens came in.
+    Deposit,
+    /// From a balance into a job's escrow.
+    Escrow,
+    /// To a provider for first work.
+    Work,
+    /// To a provider for a check.
+    Check,
+    /// To the treasury.
+    Treasury,
+    /// Destroyed.
+    Burn,
+    /// From escrow back to the owner.
+    Refund,
+}
+
+/// One movement of money, `GET /v1/payments`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Payment {
+    /// The journal sequence of the event that moved it.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub seq: u64,
+    /// When.
+    pub at: Time,
+    /// Why.
+    pub kind: PaymentKind,
+    /// Whose money changed: the receiver, or the payer of an escrow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<PublicKey>,
+    /// For which job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// For which package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageId>,
+    /// By which worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<PublicKey>,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// `GET /v1/ledger`: all money there is. `deposited = available + held + treasury + burned`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Ledger {
+    /// All that ever came in.
+    pub deposited: Amount,
+    /// In accounts.
+    pub available: Amount,
+    /// In the escrow of unfinished jobs.
+    pub held: Amount,
+    /// Ever put into escrow.
+    pub escrowed: Amount,
+    /// Ever paid to workers.
+    pub paid: Amount,
+    /// Ever paid to the treasury.
+    pub treasury: Amount,
+    /// Ever burned.
+    pub burned: Amount,
+    /// Ever refunded.
+    pub refunded: Amount,
+}
+
+/// One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag).
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A job is new or changed; the whole of it.
+    Job(Box<Job>),
+    /// A worker is new or changed; the whole of it.
+    Worker(Box<Worker>),
+    /// Money moved.
+    Payment(Payment),
+}

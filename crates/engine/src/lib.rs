@@ -1,0 +1,1 @@
+//! The market's rules as a pure state machine.

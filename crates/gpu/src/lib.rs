@@ -1,0 +1,1 @@
+//! Runs execution plans with wgpu.

@@ -1,0 +1,1 @@
+//! The market service: HTTP API, committer, judge, metrics, web app.

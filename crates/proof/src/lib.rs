@@ -1,0 +1,1 @@
+//! Proof of compute: checks and their soundness.

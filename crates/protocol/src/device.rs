@@ -1,0 +1,55 @@
+//! What a worker's device is, as the worker reports it.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use serde::{Deserialize, Serialize};
+
+/// Where a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum WorkerKind {
+    /// A process with wgpu.
+    Native,
+    /// A browser tab with WebGPU.
+    Browser,
+}
+
+/// The adapter limits that decide whether a program fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct DeviceLimits {
+    /// Largest storage buffer a program can bind, in bytes.
+    #[serde(with = "crate::decimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub storage_buffer_bytes_max: u64,
+    /// Largest buffer, in bytes.
+    #[serde(with = "crate::decimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub buffer_bytes_max: u64,
+    /// Storage buffers one pass can bind.
+    pub storage_buffers_max: u32,
+    /// Invocations in a workgroup.
+    pub workgroup_invocations_max: u32,
+    /// Workgroup memory, in bytes.
+    pub workgroup_bytes_max: u32,
+    /// Workgroups in one dimension of a dispatch.
+    pub workgroups_per_dimension_max: u32,
+}
+
+/// A device as its worker describes it. Facts are reported, not proved: matching may use them, payment never does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct DeviceFacts {
+    /// Native or browser.
+    pub kind: WorkerKind,
+    /// The adapter's name, such as `llvmpipe (LLVM 15.0.6, 256 bits)`.
+    pub adapter: String,
+    /// The adapter's vendor, as far as the runtime tells.
+    pub vendor: String,
+    /// `vulkan`, `metal`, `dx12` or `webgpu`.
+    pub backend: String,
+    /// WebGPU feature names the runtime can use, sorted.
+    pub features: Vec<String>,
+    /// The adapter's limits.
+    pub limits: DeviceLimits,
+}

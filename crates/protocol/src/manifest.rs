@@ -1,0 +1,309 @@
+//! The manifest: what a unit computes, in a form that native and browser runtimes obey alike.
+//!
+//! These are the wire types alone. Whether a manifest makes sense (shapes, bindings, sizes, WGSL) is decided by the
+//! `program` crate before anything is scheduled. Unknown fields are refused: a typo must not silently change a computation.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Hash;
+
+/// The one manifest version there is.
+pub const VERSION: u32 = 1;
+
+/// A program with its limits and the policy that verifies it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Manifest {
+    /// Format version: 1.
+    pub version: u32,
+    /// What runs it.
+    pub runtime: Runtime,
+    /// What kind of work it is, for the queue.
+    pub kind: JobKind,
+    /// The passes and buffers.
+    pub program: Program,
+    /// Bounds that end a unit which exceeds them.
+    pub limits: Limits,
+    /// What a device must have.
+    #[serde(default)]
+    pub needs: Needs,
+    /// How results are verified.
+    pub verify: Verify,
+}
+
+/// The runtime a manifest is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Runtime {
+    /// WGSL compute passes: wgpu natively, WebGPU in a browser.
+    Wgsl,
+}
+
+/// The queue's segments.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    borsh::BorshSerialize,
+    borsh::BorshDeserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum JobKind {
+    /// Throughput work.
+    #[default]
+    Batch,
+    /// Model inference.
+    Inference,
+    /// Model training.
+    Training,
+}
+
+/// Compute passes over named buffers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Program {
+    /// WGSL modules by name.
+    pub kernels: BTreeMap<String, Kernel>,
+    /// Buffers by name.
+    pub buffers: BTreeMap<String, Buffer>,
+    /// Passes in the order they run; each sees what the ones before it wrote.
+    pub passes: Vec<Pass>,
+}
+
+/// One WGSL entry point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Kernel {
+    /// The blob that holds the WGSL text.
+    pub blob: Hash,
+    /// The entry point's name.
+    pub entry: String,
+    /// Values of the module's `override` constants.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overrides: BTreeMap<String, Override>,
+}
+
+/// The value of an `override` constant.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Override {
+    /// This value on every device.
+    Value(u32),
+    /// Whatever is fastest on the device; results must not depend on it.
+    Auto(Auto),
+}
+
+/// The word `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Auto {
+    /// Calibrated on the device.
+    Auto,
+}
+
+/// A named buffer. Exactly one of `input`, `blob`, `output` and `scratch` says where its bytes come from or go to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Buffer {
+    /// Filled from this input of the unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<u32>,
+    /// Filled from this blob, the same for every unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Hash>,
+    /// Read back as this output of the unit; zero before the first pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<u32>,
+    /// Lives only within the unit; zero before the first pass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scratch: bool,
+    /// The element type.
+    pub dtype: Dtype,
+    /// The extent of each axis, outermost first.
+    pub shape: Vec<u32>,
+    /// How two executions of this output are compared (outputs only; `exact` by default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compare: Option<Compare>,
+    /// A name under which the device may keep the buffer between units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident: Option<String>,
+}
+
+/// An element type, stored little endian and tightly packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Dtype {
+    /// 8-bit signed integer.
+    I8,
+    /// 8-bit unsigned integer.
+    U8,
+    /// 32-bit signed integer.
+    I32,
+    /// 32-bit unsigned integer.
+    U32,
+    /// 16-bit float.
+    F16,
+    /// 32-bit float.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::I8 | Self::U8 => 1,
+            Self::F16 => 2,
+            Self::I32 | Self::U32 | Self::F32 => 4,
+        }
+    }
+
+    /// Whether elements are floating point.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::F32)
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::I8 => "i8",
+            Self::U8 => "u8",
+            Self::I32 => "i32",
+            Self::U32 => "u32",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        })
+    }
+}
+
+/// How two executions of an output are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Compare {
+    /// The word `exact`: bit for bit, by hash.
+    Exact(Exact),
+    /// Within a tolerance, element by element (float outputs).
+    Within(Tolerance),
+}
+
+/// The word `exact`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Exact {
+    /// Bit for bit.
+    Exact,
+}
+
+impl Default for Compare {
+    fn default() -> Self {
+        Self::Exact(Exact::Exact)
+    }
+}
+
+/// Elements `a` and `b` agree when `|a − b| ≤ abs + rel · max(|a|, |b|)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Tolerance {
+    /// Absolute error allowed.
+    pub abs: f64,
+    /// Relative error allowed.
+    #[serde(default)]
+    pub rel: f64,
+    /// Share of elements, 0 to 1, that may disagree.
+    #[serde(default)]
+    pub outliers_max: f64,
+    /// Bound on the mean of `|a − b|` over all elements, outliers included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_abs_max: Option<f64>,
+}
+
+/// One dispatch of one kernel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Pass {
+    /// A name in `kernels`.
+    pub kernel: String,
+    /// Buffer names; number `i` is `@group(0) @binding(i)`.
+    pub bind: Vec<String>,
+    /// Workgroups along x, y and z; missing ones are 1.
+    pub dispatch: Vec<Dispatch>,
+}
+
+/// A number of workgroups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Dispatch {
+    /// This many.
+    Count(u32),
+    /// An [`Expression`](crate::Expression) over the kernel's overrides.
+    Expression(String),
+}
+
+/// Bounds on one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Limits {
+    /// Device memory of all buffers together, in bytes.
+    pub memory_bytes_max: u64,
+    /// Time of one unit on the device, in milliseconds; a watchdog ends the lease after it.
+    pub time_ms_max: u64,
+}
+
+/// What a device must offer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Needs {
+    /// WebGPU feature names.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Least size of the largest storage binding, in bytes.
+    #[serde(default)]
+    pub storage_buffer_bytes_min: u64,
+}
+
+/// How results are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "lowercase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Verify {
+    /// Units drawn after the commitment are executed again by somebody else.
+    Audit {
+        /// Least share of units that is drawn, 0 to 1, however trusted the worker.
+        rate_min: f64,
+    },
+    /// Every unit is executed by this many different owners, who must agree.
+    Quorum {
+        /// Owners that agree, 2 to 5.
+        agree: u32,
+    },
+}
+
+impl Manifest {
+    /// The manifest's canonical bytes: compact JSON with sorted maps. Their hash is the manifest's blob id.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a manifest has string keys and finite numbers")
+    }
+}

@@ -1,0 +1,1 @@
+//! Journal, read model and blobs.

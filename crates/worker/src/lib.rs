@@ -1,0 +1,1 @@
+//! Native worker: lease loop, executor process, watchdog, device facts.
