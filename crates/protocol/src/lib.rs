@@ -20,7 +20,7 @@ pub use device::{DeviceFacts, DeviceLimits, WorkerKind};
 pub use expression::{Expression, ExpressionError};
 pub use hash::{Hash, HashParseError};
 pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, UnitId};
-pub use job::{InputSplit, JoinFormat, JoinLayout, JoinSpec};
+pub use job::{InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec};
 pub use key::{KeyError, PublicKey, SecretKey, Signable, Signature, VerifyError};
 pub use manifest::Manifest;
 pub use receipt::{OutputCommitment, Receipt, UnitLeaf, UnitRun, UnitStatus, package_root};
