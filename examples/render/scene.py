@@ -58,12 +58,12 @@ def view(eye, target, degrees, aspect, lens_radius, exposure, sun_degrees, sun_w
 
 
 VIEW = view(
-    eye=(0.6, 3.6, 8.6),
-    target=(0.1, 0.55, 0.0),
-    degrees=29,
+    eye=(0.6, 2.7, 8.7),
+    target=(0.1, 0.78, 0.0),
+    degrees=30,
     aspect=960 / 540,
     lens_radius=0.05,
-    exposure=0.62,
+    exposure=0.55,
     sun_degrees=4,
     sun_way=(-0.72, 0.62, -0.12),
 )

@@ -182,8 +182,8 @@ fn sky(direction: vec3<f32>, with_sun: bool) -> vec3<f32> {
 fn ground_colour(point: vec3<f32>, distance: f32) -> vec3<f32> {
     let cell = floor(point.xz);
     let odd = cell.x + cell.y - 2.0 * floor((cell.x + cell.y) * 0.5);
-    let light = vec3<f32>(0.46, 0.43, 0.39);
-    let dark = vec3<f32>(0.27, 0.27, 0.28);
+    let light = vec3<f32>(0.48, 0.45, 0.41);
+    let dark = vec3<f32>(0.17, 0.18, 0.20);
     // Far cells melt into their average.
     let near = 1.0 / (1.0 + distance * distance * 0.002);
     let middle = (light + dark) * 0.5;
