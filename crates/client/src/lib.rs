@@ -1,1 +1,312 @@
-//! Rust client of the market's HTTP API.
+//! The Rust client of the market's HTTP API.
+//!
+//! One method an endpoint, with the types of the `api` crate. What every caller would otherwise write is done here:
+//! login by challenge (and again before the token ends), repeats with bounded backoff where that is safe, problem
+//! documents as errors, blobs checked against their hash. Waiting for a market that is down for longer is left to the
+//! caller, and so is everything about running units: see the `worker` crate.
+
+mod blobs;
+mod error;
+mod events;
+mod session;
+mod transport;
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    Account, AnnounceRequest, DepositRequest, Health, HeartbeatAnswer, HeartbeatRequest, Job, JobRequest,
+    LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, ReceiptsAnswer,
+    ReceiptsRequest, ReleaseRequest, Unit, Worker,
+};
+use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey};
+use reqwest::Url;
+
+pub use error::Error;
+pub use events::SequencedEvent;
+use transport::Call;
+
+/// Silence on a connection that ends it. The market's events and long polls are never silent for so long.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A market that does not take the connection by then does not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than its wait a long poll may take.
+const LONG_POLL_MARGIN: Duration = Duration::from_secs(15);
+
+/// A market as one key sees it. Clones share the connection pool and the login.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: reqwest::Client,
+    address: String,
+    authority: String,
+    key: Option<SecretKey>,
+    token: tokio::sync::Mutex<Option<session::Token>>,
+    retries_max: u32,
+}
+
+impl Client {
+    /// A client of the market at `address` that acts for `key` (a wallet, or a session key that a wallet delegated to).
+    pub fn new(address: &str, key: SecretKey) -> Result<Self, Error> {
+        Self::build(address, Some(key))
+    }
+
+    /// A client that only reads what is public.
+    pub fn anonymous(address: &str) -> Result<Self, Error> {
+        Self::build(address, None)
+    }
+
+    fn build(address: &str, key: Option<SecretKey>) -> Result<Self, Error> {
+        let url = parse_address(address)?;
+        let http = http_builder(&url)
+            .user_agent(concat!("plexus/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE_MAX)
+            .build()
+            .map_err(|source| Error::Setup { source })?;
+        let authority = match (url.host_str().unwrap_or_default(), url.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http,
+                address: url.as_str().trim_end_matches('/').to_owned(),
+                authority,
+                key,
+                token: tokio::sync::Mutex::default(),
+                retries_max: transport::retries_default(),
+            }),
+        })
+    }
+
+    /// The market's address, without a slash at the end.
+    pub fn address(&self) -> &str {
+        &self.inner.address
+    }
+
+    /// The key this client acts for.
+    pub fn key(&self) -> Option<&SecretKey> {
+        self.inner.key.as_ref()
+    }
+
+    fn http(&self) -> &reqwest::Client {
+        &self.inner.http
+    }
+
+    fn authority(&self) -> &str {
+        &self.inner.authority
+    }
+
+    fn retries_max(&self) -> u32 {
+        self.inner.retries_max
+    }
+
+    fn token_slot(&self) -> &tokio::sync::Mutex<Option<session::Token>> {
+        &self.inner.token
+    }
+
+    /// Whether the market is well.
+    pub async fn health(&self) -> Result<Health, Error> {
+        self.json(&Call::get("/v1/health")).await
+    }
+
+    /// The market's key and rates.
+    pub async fn market(&self) -> Result<MarketInfo, Error> {
+        self.json(&Call::get("/v1/market")).await
+    }
+
+    /// All money there is.
+    pub async fn ledger(&self) -> Result<Ledger, Error> {
+        self.json(&Call::get("/v1/ledger")).await
+    }
+
+    /// What an account has.
+    pub async fn account(&self, id: &PublicKey) -> Result<Account, Error> {
+        self.json(&Call::get(format!("/v1/accounts/{id}"))).await
+    }
+
+    /// Test tokens, where the market has a faucet.
+    pub async fn deposit(&self, id: &PublicKey, amount: Amount) -> Result<Account, Error> {
+        let call = Call::post(format!("/v1/accounts/{id}/deposit"), &DepositRequest { amount });
+        self.json(&call.signed_in().with_idempotency_key()).await
+    }
+
+    /// Submits a job. Every blob that it names must have been uploaded.
+    pub async fn submit(&self, job: &JobRequest) -> Result<Job, Error> {
+        self.json(&Call::post("/v1/jobs", job).signed_in().with_idempotency_key()).await
+    }
+
+    /// Jobs, newest first; `owner` limits them to one wallet's.
+    pub async fn jobs(&self, owner: Option<&PublicKey>, cursor: Option<&str>) -> Result<Page<Job>, Error> {
+        let owner = owner.map(ToString::to_string);
+        self.json(&Call::get(query("/v1/jobs", &[("owner", owner.as_deref()), ("cursor", cursor)]))).await
+    }
+
+    /// One job.
+    pub async fn job(&self, id: JobId) -> Result<Job, Error> {
+        self.json(&Call::get(format!("/v1/jobs/{id}"))).await
+    }
+
+    /// A job's units with their outputs.
+    pub async fn units(&self, id: JobId, cursor: Option<&str>) -> Result<Page<Unit>, Error> {
+        self.json(&Call::get(query(&format!("/v1/jobs/{id}/units"), &[("cursor", cursor)]))).await
+    }
+
+    /// Ends a job: finished units are paid, the rest is refunded.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, Error> {
+        let call = Call::post(format!("/v1/jobs/{id}/cancel"), &serde_json::json!({}));
+        self.json(&call.signed_in().with_idempotency_key()).await
+    }
+
+    /// Workers, newest first.
+    pub async fn workers(&self, cursor: Option<&str>) -> Result<Page<Worker>, Error> {
+        self.json(&Call::get(query("/v1/workers", &[("cursor", cursor)]))).await
+    }
+
+    /// One worker.
+    pub async fn worker(&self, id: &PublicKey) -> Result<Worker, Error> {
+        self.json(&Call::get(format!("/v1/workers/{id}"))).await
+    }
+
+    /// Movements of money, newest first.
+    pub async fn payments(&self, job: Option<JobId>, cursor: Option<&str>) -> Result<Page<Payment>, Error> {
+        let job = job.map(|id| id.to_string());
+        self.json(&Call::get(query("/v1/payments", &[("job", job.as_deref()), ("cursor", cursor)]))).await
+    }
+
+    /// Announces this key's device.
+    pub async fn announce(&self, request: &AnnounceRequest) -> Result<Worker, Error> {
+        self.json(&Call::post("/v1/workers", request).signed_in().repeatable()).await
+    }
+
+    /// Says that this key's worker lives and which leases it works on.
+    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<HeartbeatAnswer, Error> {
+        let id = self.key().ok_or(Error::NoKey)?.public();
+        let call = Call::post(format!("/v1/workers/{id}/heartbeat"), request);
+        self.json(&call.signed_in().repeatable()).await
+    }
+
+    /// Takes this key's worker out of the market.
+    pub async fn leave(&self, request: &LeaveRequest) -> Result<(), Error> {
+        let id = self.key().ok_or(Error::NoKey)?.public();
+        let call = Call::post(format!("/v1/workers/{id}/leave"), request);
+        self.send(&call.signed_in().repeatable()).await.map(drop)
+    }
+
+    /// Asks for work and waits for it for up to `wait_ms`. Not repeated by itself: an answer that was lost on the way is a
+    /// lease that the market believes we hold, until it expires.
+    pub async fn lease(&self, request: &LeaseRequest) -> Result<LeaseAnswer, Error> {
+        let wait = Duration::from_millis(request.wait_ms.into()) + LONG_POLL_MARGIN;
+        self.json(&Call::post("/v1/leases", request).signed_in().timeout(Some(wait))).await
+    }
+
+    /// Gives a lease back.
+    pub async fn release(&self, lease: LeaseId, request: &ReleaseRequest) -> Result<(), Error> {
+        let call = Call::post(format!("/v1/leases/{lease}/release"), request);
+        self.send(&call.signed_in().repeatable()).await.map(drop)
+    }
+
+    /// Commits to results. Sending a receipt again gives its first answer again.
+    pub async fn receipts(&self, request: &ReceiptsRequest) -> Result<ReceiptsAnswer, Error> {
+        self.json(&Call::post("/v1/receipts", request).signed_in().repeatable()).await
+    }
+}
+
+/// The address with a scheme and without anything that would not survive joining paths to it.
+fn parse_address(address: &str) -> Result<Url, Error> {
+    let error = |reason: &str| Error::Address { address: address.to_owned(), reason: reason.to_owned() };
+    let text = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let url = Url::parse(&text).map_err(|e| error(&e.to_string()))?;
+    match url.scheme() {
+        "http" => {}
+        "https" if cfg!(feature = "tls") => {}
+        "https" => return Err(error("this build has no TLS; use a build with the `tls` feature")),
+        scheme => return Err(error(&format!("{scheme} is neither http nor https"))),
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(error("it names no host"));
+    }
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err(error("it carries more than a host and a path"));
+    }
+    Ok(url)
+}
+
+#[cfg(feature = "tls")]
+fn http_builder(url: &Url) -> reqwest::ClientBuilder {
+    // Never fails but when another part of the process was first, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder();
+    if url.scheme() == "https" {
+        return builder;
+    }
+    // A machine without any certificates still reaches a market without TLS.
+    let no_roots = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    builder.tls_backend_preconfigured(no_roots)
+}
+
+#[cfg(not(feature = "tls"))]
+fn http_builder(_url: &Url) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+}
+
+/// `path` with the parameters that are there.
+fn query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut url = Url::parse("http://market").expect("a constant address").join(path).expect("a plain path");
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    match url.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}
+
+/// 128 random bits in hex.
+pub(crate) fn random_hex() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_made_whole_or_refused() {
+        let check = |address: &str, expected: Result<(&str, &str), ()>| {
+            let client = Client::anonymous(address);
+            match (&client, expected) {
+                (Ok(client), Ok(expected)) => assert_eq!((client.address(), client.authority()), expected),
+                (Err(Error::Address { .. }), Err(())) => {}
+                _ => panic!("{address}: {:?}", client.map(|c| c.address().to_owned())),
+            }
+        };
+        check("http://127.0.0.1:7700", Ok(("http://127.0.0.1:7700", "127.0.0.1:7700")));
+        check("http://127.0.0.1:7700/", Ok(("http://127.0.0.1:7700", "127.0.0.1:7700")));
+        check("localhost:7700", Ok(("http://localhost:7700", "localhost:7700")));
+        check("http://market.example/plexus/", Ok(("http://market.example/plexus", "market.example")));
+        check("http://[::1]:7700", Ok(("http://[::1]:7700", "[::1]:7700")));
+        check("ftp://market.example", Err(()));
+        check("http://", Err(()));
+        check("http://user@market.example", Err(()));
+        check("http://market.example/?a=b", Err(()));
+    }
+
+    #[test]
+    fn query_parameters_are_escaped() {
+        assert_eq!(
+            query("/v1/jobs", &[("owner", None), ("cursor", Some("a b&c"))]),
+            "/v1/jobs?cursor=a+b%26c"
+        );
+        assert_eq!(query("/v1/jobs", &[("owner", None)]), "/v1/jobs");
+    }
+}
