@@ -6,7 +6,7 @@
 
 override M: u32; // rows
 override N: u32; // columns, a multiple of 4
-override WIDTH: u32 = 64; // workgroup size
+override WORKGROUP: u32 = 64; // workgroup size
 
 @group(0) @binding(0) var<storage, read> x: array<i32>; // i32 [M, N]
 @group(0) @binding(1) var<storage, read> factor: array<vec2<u32>>; // u32 [N, 2]: multiplier < 2^31, shift in 1..=62
@@ -43,7 +43,7 @@ fn scaled(value: i32, multiplier: u32, shift: u32) -> u32 {
     return min((twice >> 1u) + (twice & 1u), 127u);
 }
 
-@compute @workgroup_size(WIDTH)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let word = id.x;
     if word >= M * N / 4u {

@@ -9,7 +9,10 @@ use crate::{
     ARGMAX_I32, Kernel, MATMUL_I8, PATH_TRACE, REQUANT_I8, argmax_i32::argmax_i32, matmul_i8::matmul_i8,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use protocol::manifest::{Compare, Dtype, Tolerance};
+use protocol::{
+    Hash, Manifest,
+    manifest::{self, Compare, Dtype, Override, Tolerance},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -29,6 +32,58 @@ pub struct Vector {
     pub buffers: Vec<Buffer>,
     /// Workgroups.
     pub dispatch: [u32; 3],
+}
+
+impl Vector {
+    /// The same work as a program of one pass, whose inputs and outputs are the vector's in their order.
+    pub fn manifest(&self, wgsl: Hash) -> Manifest {
+        let name = |binding: usize| format!("binding{binding}");
+        let (mut inputs, mut outputs) = (0.., 0..);
+        let buffers = self.buffers.iter().enumerate().map(|(binding, buffer)| {
+            let (input, output, dtype, shape, compare) = match buffer {
+                Buffer::In { dtype, shape, .. } => (inputs.next(), None, dtype, shape, None),
+                Buffer::Out { dtype, shape, compare, .. } => {
+                    (None, outputs.next(), dtype, shape, Some(*compare))
+                }
+            };
+            let shape = shape.iter().map(|&extent| extent as u32).collect();
+            let blob = None;
+            (
+                name(binding),
+                manifest::Buffer {
+                    input,
+                    blob,
+                    output,
+                    scratch: false,
+                    dtype: *dtype,
+                    shape,
+                    compare,
+                    resident: None,
+                },
+            )
+        });
+        let overrides = self.overrides.iter().map(|(name, &value)| (name.clone(), Override::Value(value)));
+        let kernel =
+            manifest::Kernel { blob: wgsl, entry: self.entry.clone(), overrides: overrides.collect() };
+        let pass = manifest::Pass {
+            kernel: "kernel".into(),
+            bind: (0..self.buffers.len()).map(name).collect(),
+            dispatch: self.dispatch.map(manifest::Dispatch::Count).into(),
+        };
+        Manifest {
+            version: manifest::VERSION,
+            runtime: manifest::Runtime::Wgsl,
+            kind: manifest::JobKind::Batch,
+            program: manifest::Program {
+                kernels: BTreeMap::from([("kernel".into(), kernel)]),
+                buffers: buffers.collect(),
+                passes: vec![pass],
+            },
+            limits: manifest::Limits { memory_bytes_max: 1 << 20, time_ms_max: 60_000 },
+            needs: manifest::Needs::default(),
+            verify: manifest::Verify::Audit { rate_min: 0.0 },
+        }
+    }
 }
 
 /// Contents of one binding, little-endian bytes in standard Base64. Sizes are multiples of four bytes.
@@ -68,24 +123,25 @@ pub fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
 /// The vectors, computed by the references.
 pub fn all() -> Vec<Vector> {
     vec![
-        matmul("matmul_i8 8x64x96", 8, 96, 64, |seed| seed as i8),
+        matmul("matmul_i8 8x64x96", 8, 96, 64, 8, |seed| seed as i8),
+        matmul("matmul_i8 8x64x96, smaller workgroup", 8, 96, 64, 4, |seed| seed as i8),
         // The largest sums that int8 allows, and a size below the workgroup's.
-        matmul("matmul_i8 extremes", 3, 5, 12, |seed| if seed & 1 == 0 { i8::MIN } else { i8::MAX }),
-        requant("requant_i8 hidden layer", 8, 96, |i, seed| {
+        matmul("matmul_i8 extremes", 3, 5, 12, 8, |seed| if seed & 1 == 0 { i8::MIN } else { i8::MAX }),
+        requant("requant_i8 hidden layer", 8, 96, 64, |i, seed| {
             let sum = (seed >> 8) as i32 % 100_000;
             (sum, Factor { multiplier: (1 << 30) | (seed >> 2), shift: 36 + i as u32 % 8 })
         }),
-        requant("requant_i8 edges", 4, 64, |i, seed| {
+        requant("requant_i8 edges", 4, 64, 16, |i, seed| {
             let sums = [i32::MIN, -1, 0, 1, 127, 1 << 16, i32::MAX - 1, i32::MAX];
             let multiplier = [0, 1, (1 << 31) - 1, 1 << 30, seed >> 1][i % 5];
             (sums[seed as usize % 8] ^ (seed >> 20) as i32, Factor { multiplier, shift: 1 + i as u32 % 62 })
         }),
-        argmax("argmax_i32 8x10", 8, 10, |seed| seed as i32),
-        argmax("argmax_i32 ties", 70, 3, |seed| (seed % 3) as i32 - 1),
-        argmax("argmax_i32 one column", 5, 1, |seed| seed as i32),
-        picture("path_trace tile", [4, 2, 12, 7], 16),
+        argmax("argmax_i32 8x10", 8, 10, 64, |seed| seed as i32),
+        argmax("argmax_i32 ties", 70, 3, 16, |seed| (seed % 3) as i32 - 1),
+        argmax("argmax_i32 one column", 5, 1, 64, |seed| seed as i32),
+        picture("path_trace tile", [4, 2, 12, 7], 16, 8),
         // Reaches over the right and the lower edge, as the last tile of a picture may.
-        picture("path_trace edge tile", [20, 9, 8, 8], 5),
+        picture("path_trace edge tile", [20, 9, 8, 8], 5, 4),
     ]
 }
 
@@ -98,51 +154,57 @@ fn words(count: usize) -> impl Iterator<Item = u32> {
     })
 }
 
-fn matmul(name: &str, m: usize, n: usize, k: usize, value: impl Fn(u32) -> i8) -> Vector {
+fn matmul(name: &str, m: usize, n: usize, k: usize, workgroup: usize, value: impl Fn(u32) -> i8) -> Vector {
     let values: Vec<i8> = words((m + n) * k).map(value).collect();
     let (x, w) = values.split_at(m * k);
     let bias: Vec<i32> = words(n).map(|seed| seed as i32 >> 12).collect();
     let y = matmul_i8(x, w, &bias, k);
     Vector {
-        overrides: overrides(&[("M", m), ("N", n), ("K", k), ("TILE", 8)]),
+        overrides: overrides(&[("M", m), ("N", n), ("K", k), ("TILE", workgroup)]),
         buffers: vec![
             input(Dtype::I8, &[m, k], bytes(x, i8::to_le_bytes)),
             input(Dtype::I8, &[n, k], bytes(w, i8::to_le_bytes)),
             input(Dtype::I32, &[n], bytes(&bias, i32::to_le_bytes)),
             exact(Dtype::I32, &[m, n], bytes(&y, i32::to_le_bytes)),
         ],
-        dispatch: [m.div_ceil(8) as u32, n.div_ceil(8) as u32, 1],
+        dispatch: [m.div_ceil(workgroup) as u32, n.div_ceil(workgroup) as u32, 1],
         ..vector(name, MATMUL_I8)
     }
 }
 
-fn requant(name: &str, m: usize, n: usize, value: impl Fn(usize, u32) -> (i32, Factor)) -> Vector {
+fn requant(
+    name: &str,
+    m: usize,
+    n: usize,
+    workgroup: usize,
+    value: impl Fn(usize, u32) -> (i32, Factor),
+) -> Vector {
     let (x, factors): (Vec<i32>, Vec<Factor>) =
         words(m * n).enumerate().map(|(i, seed)| value(i, seed)).unzip();
     let factors = &factors[..n];
     let y = requant_i8(&x, factors);
     let flat: Vec<u32> = factors.iter().flat_map(|f| [f.multiplier, f.shift]).collect();
     Vector {
-        overrides: overrides(&[("M", m), ("N", n), ("WIDTH", 64)]),
+        overrides: overrides(&[("M", m), ("N", n), ("WORKGROUP", workgroup)]),
         buffers: vec![
             input(Dtype::I32, &[m, n], bytes(&x, i32::to_le_bytes)),
             input(Dtype::U32, &[n, 2], bytes(&flat, u32::to_le_bytes)),
             exact(Dtype::I8, &[m, n], bytes(&y, i8::to_le_bytes)),
         ],
-        dispatch: [(m * n / 4).div_ceil(64) as u32, 1, 1],
+        dispatch: [(m * n / 4).div_ceil(workgroup) as u32, 1, 1],
         ..vector(name, REQUANT_I8)
     }
 }
 
-fn argmax(name: &str, m: usize, n: usize, value: impl Fn(u32) -> i32) -> Vector {
+fn argmax(name: &str, m: usize, n: usize, workgroup: usize, value: impl Fn(u32) -> i32) -> Vector {
     let x: Vec<i32> = words(m * n).map(value).collect();
     Vector {
-        overrides: overrides(&[("M", m), ("N", n), ("WIDTH", 64)]),
+        overrides: overrides(&[("M", m), ("N", n), ("WORKGROUP", workgroup)]),
         buffers: vec![
             input(Dtype::I32, &[m, n], bytes(&x, i32::to_le_bytes)),
             exact(Dtype::I32, &[m], bytes(&argmax_i32(&x, n), i32::to_le_bytes)),
         ],
-        dispatch: [m.div_ceil(64) as u32, 1, 1],
+        dispatch: [m.div_ceil(workgroup) as u32, 1, 1],
         ..vector(name, ARGMAX_I32)
     }
 }
@@ -173,7 +235,7 @@ fn scene() -> Scene {
     }
 }
 
-fn picture(name: &str, tile: [u32; 4], samples: u32) -> Vector {
+fn picture(name: &str, tile: [u32; 4], samples: u32, workgroup: u32) -> Vector {
     let scene = scene();
     let size = Tile { picture: [24, 13], tile, samples, bounces: 6 };
     let pixels = path_trace(&scene, &size, Rounding::Separate);
@@ -187,7 +249,7 @@ fn picture(name: &str, tile: [u32; 4], samples: u32) -> Vector {
             ("HEIGHT", 13),
             ("SAMPLES", samples as usize),
             ("BOUNCES", 6),
-            ("TILE", 8),
+            ("TILE", workgroup as usize),
         ]),
         buffers: vec![
             input(Dtype::U32, &[4], bytes(&tile, u32::to_le_bytes)),
@@ -204,7 +266,7 @@ fn picture(name: &str, tile: [u32; 4], samples: u32) -> Vector {
                 compare,
             },
         ],
-        dispatch: [tile[2].div_ceil(8), tile[3].div_ceil(8), 1],
+        dispatch: [tile[2].div_ceil(workgroup), tile[3].div_ceil(workgroup), 1],
         ..vector(name, PATH_TRACE)
     }
 }
