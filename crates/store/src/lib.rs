@@ -1,1 +1,19 @@
-//! Journal, read model and blobs.
+//! What a market keeps on disk: the journal, the read model that follows it, and the blobs.
+//!
+//! The [`Journal`] is the truth: groups of encoded events in order, one row a group, durable once `append` returns. The
+//! [`ReadModel`] is an index over it for lists and statements; it can be deleted and is rebuilt. The [`BlobStore`] holds
+//! inputs, kernels and outputs by the SHA-256 of their bytes.
+//!
+//! The crate neither knows what an event means nor decides anything: the market hands it bytes and rows.
+
+mod blob;
+mod error;
+mod journal;
+mod read_model;
+
+pub use blob::{BlobOptions, BlobReader, BlobStore, BlobUpload};
+pub use error::{BlobError, StoreError};
+pub use journal::{Group, Journal, JournalOptions};
+pub use read_model::{
+    Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerRow,
+};
