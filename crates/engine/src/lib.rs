@@ -1,1 +1,40 @@
 //! The market's rules as a pure state machine.
+//!
+//! Everything the market believes is the fold of its events. [`decide`] takes the state, the time and a command, and either
+//! refuses it or emits events; [`State::evolve`] folds one event. A decision emits its events *through* `evolve`, so that its
+//! later parts see its earlier ones, and a refusal leaves the state untouched. Replaying the events gives the same state.
+//!
+//! The crate does no I/O, reads no clock and draws no randomness: time and seeds come in with the command. It does not know
+//! that HTTP, SQL, GPUs or chains exist. It does not compare outputs either: where two commitments differ and the job
+//! allows a tolerance, [`State::comparisons`] says what the shell must compare and hand back as an opinion.
+//!
+//! Life of a unit: waiting → leased → committed (receipt) → checked or sampled out → accepted and paid; back to waiting on
+//! expiry, release or rejection; parked after too many attempts. See `docs/lifecycle.md`.
+//!
+//! # Money
+//!
+//! Five events move it, each double-entry: deposit, submission (balance → escrow), acceptance (escrow → provider, treasury,
+//! burn), check payment (the same), and the job's end (escrow → balance). All amounts are integers and stand in the event,
+//! so that a replay never recomputes a price.
+
+mod command;
+mod decide;
+mod event;
+mod evolve;
+mod invariants;
+mod params;
+mod reason;
+mod state;
+
+pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
+pub use decide::decide;
+pub use event::{
+    CheckPlan, EndCause, Event, JobEnd, JobSpec, LeaveCause, Policy, Requirements, Split, Verdict, Work,
+};
+pub use invariants::{Violation, violations};
+pub use params::Params;
+pub use reason::{JobReason, Misfit, WorkerReason, fits};
+pub use state::{
+    AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
+    Package, PackageState, Session, State, VerificationCounts, WaitingRun, Worker, WorkerState,
+};

@@ -1,0 +1,253 @@
+//! What can be asked of the market, and why it refuses.
+
+use protocol::{
+    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt, Signature,
+};
+
+use crate::{Event, JobSpec};
+
+/// A wish. Signatures were verified and blobs found by the shell; everything else is decided here.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Tokens came in.
+    Deposit {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+        /// Idempotency key, hashed with its account.
+        key: Option<Hash>,
+    },
+    /// A wallet signed that a session key may act for it.
+    DelegateSession {
+        /// The wallet.
+        wallet: PublicKey,
+        /// The session key.
+        session: PublicKey,
+        /// Until when.
+        expires_at_ms: u64,
+    },
+    /// A new job.
+    Submit(Box<Submission>),
+    /// The owner ends a job.
+    Cancel {
+        /// The job.
+        job: JobId,
+        /// Who asks.
+        by: PublicKey,
+    },
+    /// A worker describes its device.
+    Announce {
+        /// The key that signs its receipts.
+        worker: PublicKey,
+        /// Which of the processes that may hold the key.
+        instance: String,
+        /// The device.
+        device: DeviceFacts,
+        /// The worker's version.
+        version: String,
+    },
+    /// A worker is alive and still works on these leases.
+    Heartbeat {
+        /// The worker.
+        worker: PublicKey,
+        /// As announced.
+        instance: String,
+        /// Leases still worked on.
+        leases: Vec<LeaseId>,
+    },
+    /// A worker leaves, at once or after its leases.
+    Leave {
+        /// The worker.
+        worker: PublicKey,
+        /// As announced.
+        instance: String,
+        /// Whether it finishes the leases it holds.
+        drain: bool,
+    },
+    /// A worker wants work. The answer may be empty; [`State::worker_reason`](crate::State::worker_reason) says why.
+    RequestLeases {
+        /// The worker.
+        worker: PublicKey,
+        /// As announced.
+        instance: String,
+        /// Most packages wanted.
+        packages_max: u32,
+    },
+    /// A worker gives a lease back.
+    Release {
+        /// The worker.
+        worker: PublicKey,
+        /// The lease.
+        lease: LeaseId,
+        /// As granted.
+        generation: u32,
+        /// Why.
+        release: Release,
+    },
+    /// A worker commits to results.
+    Commit {
+        /// The signed body; the signature was verified.
+        receipt: Box<Receipt>,
+        /// Its signature, kept as evidence.
+        signature: Signature,
+        /// Each unit's index and outputs, in package order; they hash to the receipt's root (verified).
+        units: Vec<(u64, Vec<OutputCommitment>)>,
+        /// Secret: keyed hash of the receipt, from which the draw is made.
+        seed: Hash,
+    },
+    /// The shell compared what [`State::comparisons`](crate::State::comparisons) listed.
+    RecordOpinion {
+        /// The check.
+        check: CheckId,
+        /// Whether the outputs agree within the job's tolerance.
+        agrees: bool,
+        /// What was compared and where it first differs.
+        evidence: String,
+    },
+    /// Time passed: deadlines are due.
+    AdvanceTime,
+    /// The market was down and is back.
+    Resume,
+}
+
+/// A new job.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who pays.
+    pub owner: PublicKey,
+    /// What to do.
+    pub spec: JobSpec,
+    /// The most that may be held in escrow.
+    pub budget: Option<Amount>,
+    /// Idempotency key, hashed with its account, and the request's digest.
+    pub key: Option<(Hash, Hash)>,
+}
+
+/// Why a worker gives a lease back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// It leaves; counts against nobody.
+    Returned,
+    /// It tried and failed.
+    Failed {
+        /// Stable code, such as `timed_out`.
+        code: String,
+        /// What happened.
+        detail: String,
+    },
+}
+
+/// What a decision emitted and answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// To be journaled before anybody is answered.
+    pub events: Vec<Event>,
+    /// What the caller wants to know.
+    pub answer: Answer,
+}
+
+/// What the caller wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// That it happened.
+    Done,
+    /// The job.
+    Job(JobId),
+    /// The leases granted, perhaps none.
+    Leases(Vec<LeaseId>),
+    /// Leases of a heartbeat that the worker does not hold.
+    Lost(Vec<LeaseId>),
+    /// What became of a receipt.
+    Receipt(ReceiptOutcome),
+}
+
+/// What became of a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptOutcome {
+    /// Accepted; this was paid to the owner.
+    Accepted(Amount),
+    /// Waits for checks (or is one).
+    Checking,
+}
+
+/// Why a command was refused. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No such job.
+    #[error("there is no {0}")]
+    JobUnknown(JobId),
+    /// Somebody else's job.
+    #[error("{0} belongs to somebody else")]
+    JobForeign(JobId),
+    /// The job is over.
+    #[error("{0} has ended")]
+    JobEnded(JobId),
+    /// The submission makes no sense.
+    #[error("{0}")]
+    SpecInvalid(String),
+    /// Escrow beyond the job's own cap.
+    #[error("the job needs {} tokens in escrow, over its budget of {} tokens", .needed.to_tokens(), .budget.to_tokens())]
+    OverBudget {
+        /// Escrow wanted.
+        needed: Amount,
+        /// The cap.
+        budget: Amount,
+    },
+    /// Escrow beyond the balance.
+    #[error("the job needs {} tokens in escrow, the account has {}", .needed.to_tokens(), .available.to_tokens())]
+    BalanceTooLow {
+        /// Escrow wanted.
+        needed: Amount,
+        /// What the account has.
+        available: Amount,
+    },
+    /// More money than there can be.
+    #[error("the amount is too large")]
+    AmountTooLarge,
+    /// One key for two requests.
+    #[error("the idempotency key was used for another request")]
+    IdempotencyConflict,
+    /// A session key that ended, or one that is a wallet already.
+    #[error("{0}")]
+    SessionInvalid(&'static str),
+    /// A second live process with one worker key.
+    #[error("another worker with this key was heard {seen_ms_ago} ms ago")]
+    WorkerKeyInUse {
+        /// When it was heard.
+        seen_ms_ago: u64,
+        /// After how long a silent worker loses its key.
+        free_after_ms: u64,
+    },
+    /// Not announced, or gone.
+    #[error("the worker is not announced, or was gone for too long")]
+    WorkerUnknown,
+    /// No such lease.
+    #[error("there is no {0}")]
+    LeaseUnknown(LeaseId),
+    /// The lease ended and its units are elsewhere.
+    #[error("{0} has ended")]
+    LeaseExpired(LeaseId),
+    /// Somebody else's lease.
+    #[error("{0} belongs to another worker")]
+    LeaseForeign(LeaseId),
+    /// Another generation.
+    #[error("{lease} has generation {expected}, not {found}")]
+    LeaseStale {
+        /// The lease.
+        lease: LeaseId,
+        /// The lease's generation.
+        expected: u32,
+        /// The receipt's.
+        found: u32,
+    },
+    /// A second receipt with other content.
+    #[error("{0} already has another receipt")]
+    ReceiptDuplicate(LeaseId),
+    /// The receipt is not for this market, job or set of units.
+    #[error("the receipt does not fit its lease: {0}")]
+    ReceiptInvalid(&'static str),
+    /// No such check, or one that is not being compared.
+    #[error("{0} is not waiting for an opinion")]
+    CheckNotPending(CheckId),
+}

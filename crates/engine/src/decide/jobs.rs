@@ -1,0 +1,148 @@
+//! Submission, cancellation, and the end of jobs.
+
+use protocol::{Amount, JobId, PublicKey, UnitRun};
+
+use super::Deciding;
+use crate::{
+    Answer, EndCause, Event, JobEnd, JobState, PackageState, Policy, Rejection, Split, Submission, Work,
+};
+
+/// Most units of one job.
+const UNITS_MAX: u64 = 100_000_000;
+
+impl Deciding<'_> {
+    pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
+        let Submission { owner, spec, budget, key } = submission;
+        if let Some((key, request)) = key
+            && let Some(first) = self.state.idempotency.get(&key)
+        {
+            return match first.job {
+                Some(job) if first.request == request => Ok(Answer::Job(job)),
+                _ => Err(Rejection::IdempotencyConflict),
+            };
+        }
+        let invalid = |why: &str| Err(Rejection::SpecInvalid(why.to_owned()));
+        if spec.units == 0 || spec.units > UNITS_MAX {
+            return invalid("a job has 1 to 100 000 000 units");
+        }
+        if spec.package_units == Some(0) {
+            return invalid("a package has at least one unit");
+        }
+        if spec.outputs_exact.is_empty() {
+            return invalid("a unit has at least one output");
+        }
+        if let Policy::Quorum { agree } = spec.policy
+            && !(2..=5).contains(&agree)
+        {
+            return invalid("a quorum is 2 to 5 owners");
+        }
+        let copies = 1 + spec.policy.checks_per_unit();
+        let escrow = spec.unit_price.checked_mul(spec.units).and_then(|price| price.checked_mul(copies));
+        let Some(escrow) = escrow else { return Err(Rejection::AmountTooLarge) };
+        if let Some(budget) = budget
+            && escrow > budget
+        {
+            return Err(Rejection::OverBudget { needed: escrow, budget });
+        }
+        let available = self.state.accounts.get(&owner).copied().unwrap_or_default().available;
+        if escrow > available {
+            return Err(Rejection::BalanceTooLow { needed: escrow, available });
+        }
+        let job = JobId(self.state.next.job + 1);
+        self.emit(Event::JobSubmitted { job, owner, spec, escrow, key });
+        Ok(Answer::Job(job))
+    }
+
+    /// Ends a job at its owner's wish. What was committed is paid, as the owner asked for no further checks; the rest goes
+    /// back.
+    pub(super) fn cancel(&mut self, id: JobId, by: PublicKey) -> Result<Answer, Rejection> {
+        let job = self.state.jobs.get(&id).ok_or(Rejection::JobUnknown(id))?;
+        if job.owner != by {
+            return Err(Rejection::JobForeign(id));
+        }
+        if job.state.ended() {
+            return if job.state == JobState::Cancelled {
+                Ok(Answer::Done)
+            } else {
+                Err(Rejection::JobEnded(id))
+            };
+        }
+        let leases: Vec<_> = self.state.leases.iter().filter(|(_, l)| l.job == id).map(|(l, _)| *l).collect();
+        for lease in leases {
+            self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded });
+        }
+        let committed: Vec<_> = self.state.jobs[&id].committed.iter().copied().collect();
+        for package in committed {
+            self.accept(package);
+        }
+        self.end_job(id, JobEnd::Cancelled);
+        Ok(Answer::Done)
+    }
+
+    /// Parks units that failed too often, and ends the job when no unit can change any more.
+    pub(super) fn finish_job(&mut self, id: JobId) {
+        let job = &self.state.jobs[&id];
+        if job.state.ended() {
+            return;
+        }
+        let limit = self.state.params.attempts_max;
+        let hopeless: Vec<_> =
+            job.waiting.iter().filter(|w| w.attempts >= limit).map(|w| (w.first, w.count)).collect();
+        let why = job.last_failure.clone().unwrap_or_default();
+        for (first, count) in hopeless {
+            let count = u32::try_from(count).expect("a run that was leased has at most 2³² units");
+            self.emit(Event::UnitsParked { job: id, run: UnitRun { first, count }, why: why.clone() });
+        }
+        let job = &self.state.jobs[&id];
+        if job.accepted_units + job.parked_units < job.spec.units {
+            return;
+        }
+        let end = if job.parked_units == 0 { JobEnd::Done } else { JobEnd::Incomplete { why } };
+        self.end_job(id, end);
+    }
+
+    fn end_job(&mut self, job: JobId, end: JobEnd) {
+        let refund = self.state.jobs[&job].held();
+        self.emit(Event::JobEnded { job, end, refund });
+    }
+
+    /// Pays a package and its right checks. Leases of checks that are still out end first.
+    pub(super) fn accept(&mut self, id: protocol::PackageId) {
+        self.end_check_leases(id);
+        self.pay_checks(id, true);
+        let package = &self.state.packages[&id];
+        let price = self.state.jobs[&package.job].spec.unit_price;
+        let total = Amount(price.0 * u64::from(package.run.count));
+        self.emit(Event::PackageAccepted { package: id, pay: Split::of(total, &self.state.params) });
+    }
+
+    pub(super) fn end_check_leases(&mut self, id: protocol::PackageId) {
+        let PackageState::Committed { checks, .. } = &self.state.packages[&id].state else { return };
+        let leases: Vec<_> = checks
+            .iter()
+            .filter_map(|check| match self.state.checks[check].state {
+                crate::CheckState::Leased(lease) => Some(lease),
+                _ => None,
+            })
+            .collect();
+        for lease in leases {
+            debug_assert!(matches!(self.state.leases[&lease].work, Work::Check { .. }));
+            self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded });
+        }
+    }
+
+    /// Pays the checks of a package whose opinion was `right`. The market's verifier works for nothing.
+    pub(super) fn pay_checks(&mut self, id: protocol::PackageId, right: bool) {
+        let PackageState::Committed { checks, .. } = &self.state.packages[&id].state else { return };
+        for check_id in checks.clone() {
+            let check = &self.state.checks[&check_id];
+            let crate::CheckState::Decided { owner, agrees, .. } = check.state else { continue };
+            if agrees != right || check.verifier_only || owner == self.state.market() {
+                continue;
+            }
+            let price = self.state.jobs[&check.job].spec.unit_price;
+            let total = Amount(price.0 * check.units.len() as u64);
+            self.emit(Event::CheckPaid { check: check_id, pay: Split::of(total, &self.state.params) });
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Giving work to workers.
+//!
+//! A worker pulls. Checks come before new units, because a committed package is paid only when they are done; jobs are
+//! served in the order they came. A worker gets nothing it cannot run, no check of its own owner's work, and no units that
+//! it failed while somebody else could take them.
+
+use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+
+use super::Deciding;
+use crate::{
+    Answer, Check, Event, Job, PackageState, Rejection, Release, State, WaitingRun, Work, Worker,
+    reason::fits,
+};
+
+/// Waiting checks that one request looks at: an owner whose own packages are all that waits is not worth a longer search.
+const CHECKS_SCANNED_MAX: usize = 256;
+
+/// A lease never lasts longer than this.
+const LEASE_MS_MAX: u64 = 24 * 3_600 * 1_000;
+
+impl Deciding<'_> {
+    pub(super) fn request_leases(
+        &mut self,
+        worker: PublicKey,
+        instance: &str,
+        packages_max: u32,
+    ) -> Result<Answer, Rejection> {
+        self.live_worker(worker, instance)?;
+        let mut granted = Vec::new();
+        while granted.len() < packages_max as usize {
+            let Some((work, generation, units, job)) = self.next_work(worker) else { break };
+            let lease = LeaseId(self.state.next.lease + 1);
+            let params = &self.state.params;
+            // However often a heartbeat renews it: twice the time its units may take, and a lease's length to spare.
+            let work_ms = self.state.jobs[&job].spec.time_ms_max.saturating_mul(units).saturating_mul(2);
+            let deadline_ms = self.now_ms + params.lease_ms;
+            let deadline_ms_max = deadline_ms + work_ms.min(LEASE_MS_MAX);
+            self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
+            granted.push(lease);
+        }
+        Ok(Answer::Leases(granted))
+    }
+
+    pub(super) fn release(
+        &mut self,
+        worker: PublicKey,
+        id: LeaseId,
+        generation: u32,
+        release: Release,
+    ) -> Result<Answer, Rejection> {
+        let lease = self.state.leases.get(&id).ok_or_else(|| self.absent_lease(id))?;
+        if lease.worker != worker {
+            return Err(Rejection::LeaseForeign(id));
+        }
+        if lease.generation != generation {
+            return Err(Rejection::LeaseStale { lease: id, expected: lease.generation, found: generation });
+        }
+        let cause = match release {
+            Release::Returned => crate::EndCause::Returned,
+            Release::Failed { code, detail } => crate::EndCause::Failed { code, detail },
+        };
+        self.end_lease(id, cause);
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn absent_lease(&self, id: LeaseId) -> Rejection {
+        let existed = id.0 > 0 && id.0 <= self.state.next.lease;
+        if existed { Rejection::LeaseExpired(id) } else { Rejection::LeaseUnknown(id) }
+    }
+
+    /// The next work for a worker: what, generation, units, job.
+    fn next_work(&self, key: PublicKey) -> Option<(Work, u32, u64, JobId)> {
+        let worker = &self.state.workers[&key];
+        if !worker.online() || worker.leases.len() >= self.state.params.leases_per_worker_max as usize {
+            return None;
+        }
+        let check = self.state.waiting_checks.iter().take(CHECKS_SCANNED_MAX).find_map(|id| {
+            let check = &self.state.checks[id];
+            self.state.may_check(key, worker, check, self.now_ms).then_some((id, check))
+        });
+        if let Some((id, check)) = check {
+            let units = check.units.len() as u64;
+            return Some((Work::Check { check: *id }, check.failures + 1, units, check.job));
+        }
+        if worker.verifier {
+            return None;
+        }
+        self.state.runnable.iter().find_map(|id| {
+            let job = &self.state.jobs[id];
+            fits(&job.spec.requirements, &worker.device).ok()?;
+            let run = job.waiting.iter().find(|run| self.state.may_run(key, job, run))?;
+            let count = self.state.package_units(job, run);
+            let package = PackageId(self.state.next.package + 1);
+            let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
+            Some((work, run.attempts + 1, count.into(), *id))
+        })
+    }
+}
+
+impl State {
+    /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
+    pub(crate) fn may_run(&self, key: PublicKey, job: &Job, run: &WaitingRun) -> bool {
+        !run.avoid.contains(&key)
+            || !self.workers.iter().any(|(other, worker)| {
+                worker.online()
+                    && !worker.verifier
+                    && !run.avoid.contains(other)
+                    && fits(&job.spec.requirements, &worker.device).is_ok()
+            })
+    }
+
+    /// Whether a worker may make this check.
+    pub(crate) fn may_check(&self, key: PublicKey, worker: &Worker, check: &Check, now_ms: u64) -> bool {
+        let job = &self.jobs[&check.job];
+        if fits(&job.spec.requirements, &worker.device).is_err() {
+            return false;
+        }
+        if worker.verifier {
+            // The market's own verifier leaves a check to others for a while. Its opinion is final, so it needs no other.
+            return check.verifier_only || now_ms >= check.since_ms + self.params.verifier_wait_ms;
+        }
+        if check.verifier_only || worker.owner == job.owner || check.avoid.contains(&key) {
+            return false;
+        }
+        let PackageState::Committed { owner, checks, .. } = &self.packages[&check.package].state else {
+            return false;
+        };
+        *owner != worker.owner
+            && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
+    }
+
+    /// How many units of a waiting run make a package: what takes about `package_target_ms`, but never so many that other
+    /// workers would wait for one to finish.
+    fn package_units(&self, job: &Job, run: &WaitingRun) -> u32 {
+        let wanted = match (job.spec.package_units, job.unit_us()) {
+            (Some(units), _) => u64::from(units),
+            (None, None) => 1,
+            (None, Some(unit_us)) => {
+                let by_time = self.params.package_target_ms * 1_000 / unit_us.max(1);
+                let workers =
+                    self.workers.values().filter(|w| w.online() && !w.verifier).count().max(1) as u64;
+                let by_share = job.waiting_units.div_ceil(2 * workers);
+                by_time.min(by_share).clamp(1, self.params.package_units_max.into())
+            }
+        };
+        u32::try_from(wanted.min(run.count)).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,103 @@
+//! Deciding commands. One module a subject; every event goes through [`Deciding::emit`].
+
+mod jobs;
+mod leases;
+mod receipts;
+mod settle;
+mod workers;
+
+use protocol::{Amount, Hash};
+
+use crate::{Answer, Command, Decision, Event, Rejection, State};
+
+/// Most money there can be, so that no sum of balances overflows.
+const DEPOSITED_MAX: u64 = u64::MAX / 4;
+
+/// Most leases or workers that one [`Command::AdvanceTime`] ends; what is left is due at once again.
+const EXPIRIES_MAX: usize = 1_000;
+
+/// Decides `command` at `now_ms` and folds the events it emits into `state`.
+///
+/// # Errors
+///
+/// A [`Rejection`]; the state is then unchanged.
+pub fn decide(state: &mut State, now_ms: u64, command: Command) -> Result<Decision, Rejection> {
+    let mut deciding = Deciding { state, now_ms, events: Vec::new() };
+    let answer = deciding.decide(command);
+    let events = deciding.events;
+    match answer {
+        Ok(answer) => Ok(Decision { events, answer }),
+        Err(rejection) => {
+            assert!(events.is_empty(), "a refusal changes nothing");
+            Err(rejection)
+        }
+    }
+}
+
+/// One decision in the making.
+struct Deciding<'a> {
+    state: &'a mut State,
+    now_ms: u64,
+    events: Vec<Event>,
+}
+
+impl Deciding<'_> {
+    fn emit(&mut self, event: Event) {
+        self.state.evolve(self.now_ms, &event);
+        self.events.push(event);
+    }
+
+    fn decide(&mut self, command: Command) -> Result<Answer, Rejection> {
+        match command {
+            Command::Deposit { account, amount, key } => self.deposit(account, amount, key),
+            Command::DelegateSession { wallet, session, expires_at_ms } => {
+                self.delegate_session(wallet, session, expires_at_ms)
+            }
+            Command::Submit(submission) => self.submit(*submission),
+            Command::Cancel { job, by } => self.cancel(job, by),
+            Command::Announce { worker, instance, device, version } => {
+                self.announce(worker, instance, device, version)
+            }
+            Command::Heartbeat { worker, instance, leases } => self.heartbeat(worker, &instance, &leases),
+            Command::Leave { worker, instance, drain } => self.leave(worker, &instance, drain),
+            Command::RequestLeases { worker, instance, packages_max } => {
+                self.request_leases(worker, &instance, packages_max)
+            }
+            Command::Release { worker, lease, generation, release } => {
+                self.release(worker, lease, generation, release)
+            }
+            Command::Commit { receipt, signature, units, seed } => {
+                self.commit(*receipt, signature, units, seed)
+            }
+            Command::RecordOpinion { check, agrees, evidence } => {
+                self.record_opinion(check, agrees, evidence)
+            }
+            Command::AdvanceTime => {
+                self.advance_time();
+                Ok(Answer::Done)
+            }
+            Command::Resume => {
+                self.emit(Event::Resumed);
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    fn deposit(
+        &mut self,
+        account: protocol::PublicKey,
+        amount: Amount,
+        key: Option<Hash>,
+    ) -> Result<Answer, Rejection> {
+        if let Some(first) = key.and_then(|key| self.state.idempotency.get(&key)) {
+            let same = first.request == Hash::of(&amount.0.to_le_bytes()) && first.job.is_none();
+            return if same { Ok(Answer::Done) } else { Err(Rejection::IdempotencyConflict) };
+        }
+        let total = self.state.ledger.deposited.checked_add(amount);
+        if total.is_none_or(|total| total.0 > DEPOSITED_MAX) {
+            return Err(Rejection::AmountTooLarge);
+        }
+        self.emit(Event::Deposited { account, amount, key });
+        Ok(Answer::Done)
+    }
+}

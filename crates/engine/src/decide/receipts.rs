@@ -1,0 +1,177 @@
+//! Receipts: from a commitment to the draw of its checks.
+
+use protocol::{CheckId, Hash, OutputCommitment, PackageId, Receipt, Signature};
+
+use super::Deciding;
+use crate::{
+    Answer, CheckPlan, CheckState, Event, PackageState, Policy, ReceiptOutcome, Rejection, Work, state::Late,
+};
+
+impl Deciding<'_> {
+    pub(super) fn commit(
+        &mut self,
+        receipt: Receipt,
+        signature: Signature,
+        units: Vec<(u64, Vec<OutputCommitment>)>,
+        seed: Hash,
+    ) -> Result<Answer, Rejection> {
+        if receipt.market != self.state.market() {
+            return Err(Rejection::ReceiptInvalid("it names another market"));
+        }
+        if let Some(closed) = self.state.closed.get(&receipt.lease) {
+            return if closed.worker != receipt.worker {
+                Err(Rejection::LeaseForeign(receipt.lease))
+            } else if closed.receipt != receipt.digest() {
+                Err(Rejection::ReceiptDuplicate(receipt.lease))
+            } else {
+                let outcome = closed.paid.map_or(ReceiptOutcome::Checking, ReceiptOutcome::Accepted);
+                Ok(Answer::Receipt(outcome))
+            };
+        }
+        let (work, worker, generation, job) = self.answered_work(&receipt)?;
+        if worker != receipt.worker {
+            return Err(Rejection::LeaseForeign(receipt.lease));
+        }
+        if generation != receipt.generation {
+            let (lease, found) = (receipt.lease, receipt.generation);
+            return Err(Rejection::LeaseStale { lease, expected: generation, found });
+        }
+        if job != receipt.job {
+            return Err(Rejection::ReceiptInvalid("it names another job"));
+        }
+        let expected: Vec<u64> = match work {
+            Work::Package { run, .. } => run.units().collect(),
+            Work::Check { check } => self.state.checks[&check].units.clone(),
+        };
+        let same_units = receipt.units as usize == expected.len()
+            && units.len() == expected.len()
+            && units.iter().zip(&expected).all(|((found, _), wanted)| found == wanted);
+        if !same_units {
+            return Err(Rejection::ReceiptInvalid("it covers other units than the lease"));
+        }
+        let outputs_count = self.state.jobs[&job].spec.outputs_exact.len();
+        if units.iter().any(|(_, outputs)| outputs.len() != outputs_count) {
+            return Err(Rejection::ReceiptInvalid("a unit has another number of outputs than the manifest"));
+        }
+        let lease = receipt.lease;
+        let outputs = units.into_iter().map(|(_, outputs)| outputs).collect();
+        let sequence = self.state.seq;
+        self.emit(Event::ReceiptCommitted { receipt, signature, outputs, work });
+        match work {
+            Work::Package { package, .. } => {
+                let draw = Hash::of_parts(&[&seed.0, &sequence.to_le_bytes()]);
+                self.draw(package, draw);
+                self.settle(package);
+            }
+            Work::Check { check } => self.compare_commitments(check),
+        }
+        let paid = self.state.closed.get(&lease).and_then(|closed| closed.paid);
+        Ok(Answer::Receipt(paid.map_or(ReceiptOutcome::Checking, ReceiptOutcome::Accepted)))
+    }
+
+    /// The work a receipt answers: that of an active lease, or of an expired one whose units still wait untouched.
+    fn answered_work(
+        &self,
+        receipt: &Receipt,
+    ) -> Result<(Work, protocol::PublicKey, u32, protocol::JobId), Rejection> {
+        if let Some(lease) = self.state.leases.get(&receipt.lease) {
+            return Ok((lease.work, lease.worker, lease.generation, lease.job));
+        }
+        let late = self.state.late.get(&receipt.lease).ok_or_else(|| self.absent_lease(receipt.lease))?;
+        let Late { worker, generation, package, job, run, .. } = *late;
+        Ok((Work::Package { package, job, run }, worker, generation, job))
+    }
+
+    /// Draws what of a committed package is executed again.
+    fn draw(&mut self, id: PackageId, draw: Hash) {
+        let package = &self.state.packages[&id];
+        let PackageState::Committed { worker, .. } = package.state else {
+            unreachable!("it was just committed")
+        };
+        let (job, run) = (package.job, package.run);
+        let plans: Vec<Vec<u64>> = match self.state.jobs[&job].spec.policy {
+            Policy::Quorum { agree } => (1..agree).map(|_| run.units().collect()).collect(),
+            Policy::Audit { rate_min_ppm } => {
+                let trust = self.audit_rate_ppm(self.state.workers[&worker].streak, rate_min_ppm);
+                let units: Vec<u64> = run
+                    .units()
+                    .enumerate()
+                    .filter(|(i, _)| drawn(&draw, *i, trust))
+                    .map(|(_, unit)| unit)
+                    .collect();
+                if units.is_empty() { vec![] } else { vec![units] }
+            }
+        };
+        let checks = self.plan_checks(job, plans, None);
+        self.emit(Event::ChecksDrawn { package: id, draw, checks });
+    }
+
+    /// A worker's audit rate: always, until it has a record; then 1/n for n consecutive valid packages, after BOINC's
+    /// adaptive replication, and never below the job's or the market's floor.
+    fn audit_rate_ppm(&self, streak: u32, rate_min_ppm: u32) -> u32 {
+        let params = &self.state.params;
+        if streak < params.trust_after_packages {
+            return 1_000_000;
+        }
+        (1_000_000 / streak.max(1)).max(rate_min_ppm).max(params.audit_rate_floor_ppm).min(1_000_000)
+    }
+
+    /// Numbers new checks and says which of them the job can still pay.
+    pub(super) fn plan_checks(
+        &self,
+        job: protocol::JobId,
+        plans: Vec<Vec<u64>>,
+        tie_of: Option<CheckId>,
+    ) -> Vec<CheckPlan> {
+        let job = &self.state.jobs[&job];
+        let mut free = job.free_for_checks().0;
+        plans
+            .into_iter()
+            .zip(self.state.next.check + 1..)
+            .map(|(units, id)| {
+                let cost = job.spec.unit_price.0 * units.len() as u64;
+                let verifier_only = cost > free;
+                if !verifier_only {
+                    free -= cost;
+                }
+                CheckPlan { check: CheckId(id), units, verifier_only, tie_of }
+            })
+            .collect()
+    }
+
+    /// Decides a committed check where its commitments alone decide it: equal ones agree, different ones of exact outputs
+    /// do not. What is left is for the shell to compare by tolerance.
+    fn compare_commitments(&mut self, id: CheckId) {
+        debug_assert!(matches!(self.state.checks[&id].state, CheckState::Comparing { .. }));
+        let comparison = self.state.comparison(id);
+        let exact = &self.state.jobs[&comparison.job].spec.outputs_exact;
+        let differs = comparison.pairs.iter().find(|(_, output, ..)| exact[*output as usize]);
+        let (agrees, evidence) = match differs {
+            Some((unit, output, first, again)) => {
+                let job = comparison.job;
+                (
+                    false,
+                    format!(
+                        "output {output} of {job}/{unit}, compared by hash: {first} was committed, {again} found"
+                    ),
+                )
+            }
+            None if comparison.pairs.is_empty() => (true, "all outputs are equal by hash".to_owned()),
+            None => return,
+        };
+        self.decide_check(id, agrees, evidence);
+    }
+}
+
+/// Whether unit number `index` of a package is drawn at a rate of `rate_ppm`: word `index` of the stream
+/// SHA-256(draw ‖ block number), taken as a fraction of 2³², is below the rate.
+fn drawn(draw: &Hash, index: usize, rate_ppm: u32) -> bool {
+    if rate_ppm >= 1_000_000 {
+        return true;
+    }
+    let (block, word) = (index / 8, index % 8);
+    let hash = Hash::of_parts(&[&draw.0, &(block as u64).to_le_bytes()]);
+    let bytes = hash.0[word * 4..word * 4 + 4].try_into().expect("four bytes");
+    let value = u64::from(u32::from_le_bytes(bytes));
+    value * 1_000_000 < u64::from(rate_ppm) << 32
+}

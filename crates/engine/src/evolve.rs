@@ -1,0 +1,549 @@
+//! Folding events into the state. Nothing is decided here: an event is a fact.
+
+use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+
+use crate::{
+    AcceptedRun, Account, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney, JobState,
+    Lease, LeaveCause, Package, PackageState, Session, Split, State, VerificationCounts, WaitingRun, Work,
+    Worker,
+    state::{Closed, Late, Remembered},
+};
+
+/// An event that names what is not there: the journal is not this market's, or a rule is broken.
+const CORRUPT: &str = "the event follows from the state it is applied to";
+
+impl State {
+    /// Folds one event that was decided at `at_ms`.
+    ///
+    /// # Panics
+    ///
+    /// If the event does not follow from the state; the journal was then not written by [`decide`](crate::decide()).
+    pub fn evolve(&mut self, at_ms: u64, event: &Event) {
+        self.seq += 1;
+        match event {
+            Event::Founded { market, params } => {
+                self.market = Some(*market);
+                self.params = params.clone();
+            }
+            Event::Deposited { account, amount, key } => {
+                add(&mut self.account(*account).available, *amount);
+                add(&mut self.ledger.deposited, *amount);
+                if let Some(key) = key {
+                    let request = protocol::Hash::of(&amount.0.to_le_bytes());
+                    self.remember(*key, Remembered { request, job: None });
+                }
+            }
+            Event::SessionDelegated { wallet, session, expires_at_ms } => {
+                self.sessions.insert(*session, Session { wallet: *wallet, expires_at_ms: *expires_at_ms });
+            }
+            Event::JobSubmitted { job, owner, spec, escrow, key } => {
+                let account = self.account(*owner);
+                take(&mut account.available, *escrow);
+                add(&mut account.escrowed, *escrow);
+                add(&mut self.ledger.held, *escrow);
+                add(&mut self.ledger.escrowed, *escrow);
+                self.next.job = job.0;
+                let waiting =
+                    WaitingRun { first: 0, count: spec.units, attempts: 0, avoid: Vec::new(), late: None };
+                let new = Job {
+                    owner: *owner,
+                    spec: spec.clone(),
+                    state: JobState::Waiting,
+                    waiting: [waiting].into(),
+                    waiting_units: spec.units,
+                    leased_units: 0,
+                    checking_units: 0,
+                    accepted_units: 0,
+                    parked_units: 0,
+                    accepted: Default::default(),
+                    money: JobMoney { escrowed: *escrow, ..JobMoney::default() },
+                    checks_held: Amount::ZERO,
+                    verification: VerificationCounts::default(),
+                    workers: Default::default(),
+                    committed: Default::default(),
+                    device_us: 0,
+                    device_units: 0,
+                    submitted_at_ms: at_ms,
+                    ended_at_ms: None,
+                    last_failure: None,
+                };
+                self.jobs.insert(*job, new);
+                self.runnable.insert(*job);
+                if let Some((key, request)) = key {
+                    self.remember(*key, Remembered { request: *request, job: Some(*job) });
+                }
+            }
+            Event::WorkerAnnounced { worker, owner, instance, device, version } => {
+                let market = self.market();
+                let entry = self.workers.entry(*worker).or_insert_with(|| Worker {
+                    owner: *owner,
+                    verifier: false,
+                    instance: String::new(),
+                    device: device.clone(),
+                    version: String::new(),
+                    draining: false,
+                    gone: None,
+                    seen_at_ms: at_ms,
+                    leases: Default::default(),
+                    units: 0,
+                    checked: 0,
+                    earned: Amount::ZERO,
+                    streak: 0,
+                    rejected: 0,
+                });
+                entry.owner = *owner;
+                entry.verifier = *owner == market;
+                entry.instance.clone_from(instance);
+                entry.device = device.clone();
+                entry.version.clone_from(version);
+                (entry.draining, entry.gone) = (false, None);
+                self.hear(*worker, at_ms);
+            }
+            Event::WorkerSeen { worker, renewed } => {
+                self.hear(*worker, at_ms);
+                for id in renewed {
+                    self.renew(*id, at_ms + self.params.lease_ms);
+                }
+            }
+            Event::WorkerDraining { worker } => {
+                self.hear(*worker, at_ms);
+                self.worker(*worker).draining = true;
+            }
+            Event::WorkerLeft { worker, cause } => {
+                let entry = self.worker(*worker);
+                entry.gone = Some(*cause);
+                let seen = entry.seen_at_ms;
+                self.heard.remove(&(seen, *worker));
+            }
+            Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
+                self.grant(*lease, *worker, *work, *generation, *deadline_ms, *deadline_ms_max);
+            }
+            Event::LeaseEnded { lease, cause } => self.end_lease(*lease, cause),
+            Event::ReceiptCommitted { receipt, outputs, work, .. } => {
+                let (owner, job) = match self.leases.get(&receipt.lease) {
+                    Some(lease) => (lease.owner, lease.job),
+                    None => {
+                        let late = self.late.get(&receipt.lease).expect(CORRUPT);
+                        (late.owner, late.job)
+                    }
+                };
+                let (digest, worker) = (receipt.digest(), receipt.worker);
+                self.closed.insert(receipt.lease, Closed { worker, receipt: digest, paid: None });
+                while self.closed.len() > self.params.closed_leases_max as usize {
+                    self.closed.pop_first();
+                }
+                if self.workers.get(&worker).is_some_and(|w| w.gone.is_none()) {
+                    self.hear(worker, at_ms);
+                }
+                match *work {
+                    Work::Package { package, run, .. } => {
+                        self.commit_package(package, job, run, receipt.lease);
+                        let entry = self.packages.get_mut(&package).expect(CORRUPT);
+                        entry.state = PackageState::Committed {
+                            worker,
+                            owner,
+                            lease: receipt.lease,
+                            receipt: digest,
+                            outputs: outputs.clone(),
+                            checks: Vec::new(),
+                        };
+                    }
+                    Work::Check { check } => {
+                        self.remove_lease(receipt.lease);
+                        let entry = self.checks.get_mut(&check).expect(CORRUPT);
+                        entry.state = CheckState::Comparing { worker, owner, outputs: outputs.clone() };
+                        self.comparing.insert(check);
+                    }
+                }
+                let entry = self.job(job);
+                entry.workers.entry(worker).or_default().device_us += receipt.device_us;
+                entry.device_us = entry.device_us.saturating_add(receipt.device_us);
+                entry.device_units += u64::from(receipt.units);
+            }
+            Event::ChecksDrawn { package, checks, .. } => self.draw_checks(*package, checks, at_ms),
+            Event::CheckDecided { check, agrees, .. } => {
+                self.comparing.remove(check);
+                let market = self.market();
+                let entry = self.checks.get_mut(check).expect(CORRUPT);
+                let CheckState::Comparing { worker, owner, .. } = entry.state else { panic!("{CORRUPT}") };
+                entry.state = CheckState::Decided { worker, owner, agrees: *agrees };
+                let (units, job) = (entry.units.len() as u64, entry.job);
+                self.worker(worker).checked += units;
+                let job = self.job(job);
+                job.workers.entry(worker).or_default().checked += units;
+                if !agrees {
+                    job.verification.disputed += units;
+                } else if owner == market {
+                    job.verification.by_verifier += units;
+                }
+            }
+            Event::CheckPaid { check, pay } => {
+                let check = self.checks.get(check).expect(CORRUPT);
+                let CheckState::Decided { worker, owner, .. } = check.state else { panic!("{CORRUPT}") };
+                let job = check.job;
+                self.pay(job, worker, owner, pay);
+            }
+            Event::PackageAccepted { package, pay } => self.accept(*package, pay),
+            Event::PackageRejected { package, .. } => self.reject(*package),
+            Event::UnitsParked { job, run, why } => {
+                self.take_waiting(*job, *run);
+                let job = self.job(*job);
+                job.parked_units += u64::from(run.count);
+                job.last_failure = Some(why.clone());
+            }
+            Event::JobEnded { job, end, refund } => {
+                let id = *job;
+                let job = self.job(id);
+                job.state = match end {
+                    JobEnd::Done => JobState::Done,
+                    JobEnd::Cancelled => JobState::Cancelled,
+                    JobEnd::Incomplete { why } => JobState::Incomplete { why: why.clone() },
+                };
+                job.ended_at_ms = Some(at_ms);
+                add(&mut job.money.refunded, *refund);
+                let late: Vec<_> = job.waiting.drain(..).filter_map(|run| run.late).collect();
+                // What a cancelled job leaves undone stays visible as waiting units; nobody will take them.
+                let owner = job.owner;
+                for lease in late {
+                    self.late.remove(&lease);
+                }
+                self.runnable.remove(&id);
+                take(&mut self.ledger.held, *refund);
+                add(&mut self.ledger.refunded, *refund);
+                let account = self.account(owner);
+                take(&mut account.escrowed, *refund);
+                add(&mut account.available, *refund);
+            }
+            Event::Resumed => {
+                let ids: Vec<_> = self.leases.keys().copied().collect();
+                for id in ids {
+                    let lease = self.leases.get_mut(&id).expect(CORRUPT);
+                    let until = at_ms + self.params.lease_ms;
+                    lease.deadline_ms_max = lease.deadline_ms_max.max(until);
+                    self.renew(id, until);
+                }
+                let present: Vec<_> = self.heard.iter().map(|(_, worker)| *worker).collect();
+                for worker in present {
+                    self.hear(worker, at_ms);
+                }
+            }
+        }
+    }
+
+    fn account(&mut self, id: PublicKey) -> &mut Account {
+        self.accounts.entry(id).or_default()
+    }
+
+    fn job(&mut self, id: JobId) -> &mut Job {
+        self.jobs.get_mut(&id).expect(CORRUPT)
+    }
+
+    fn worker(&mut self, id: PublicKey) -> &mut Worker {
+        self.workers.get_mut(&id).expect(CORRUPT)
+    }
+
+    fn remember(&mut self, key: protocol::Hash, answer: Remembered) {
+        self.idempotency.insert(key, answer);
+        self.idempotency_order.push_back(key);
+        while self.idempotency_order.len() > self.params.idempotency_keys_max as usize {
+            if let Some(oldest) = self.idempotency_order.pop_front() {
+                self.idempotency.remove(&oldest);
+            }
+        }
+    }
+
+    fn hear(&mut self, id: PublicKey, at_ms: u64) {
+        let worker = self.workers.get_mut(&id).expect(CORRUPT);
+        self.heard.remove(&(worker.seen_at_ms, id));
+        worker.seen_at_ms = at_ms;
+        self.heard.insert((at_ms, id));
+    }
+
+    fn renew(&mut self, id: LeaseId, until_ms: u64) {
+        let lease = self.leases.get_mut(&id).expect(CORRUPT);
+        self.deadlines.remove(&(lease.deadline_ms, id));
+        lease.deadline_ms = until_ms.min(lease.deadline_ms_max);
+        self.deadlines.insert((lease.deadline_ms, id));
+    }
+
+    fn grant(
+        &mut self,
+        id: LeaseId,
+        worker: PublicKey,
+        work: Work,
+        generation: u32,
+        deadline_ms: u64,
+        deadline_ms_max: u64,
+    ) {
+        self.next.lease = id.0;
+        let job = match work {
+            Work::Package { package, job, run } => {
+                let (attempts, avoid) = self.take_waiting(job, run);
+                self.next.package = package.0;
+                let state = PackageState::Leased(id);
+                self.packages.insert(package, Package { job, run, attempts, avoid, state });
+                let entry = self.job(job);
+                entry.leased_units += u64::from(run.count);
+                entry.state = JobState::Running;
+                job
+            }
+            Work::Check { check } => {
+                self.waiting_checks.remove(&check);
+                let entry = self.checks.get_mut(&check).expect(CORRUPT);
+                entry.state = CheckState::Leased(id);
+                entry.job
+            }
+        };
+        let entry = self.worker(worker);
+        entry.leases.insert(id);
+        let owner = entry.owner;
+        self.leases.insert(id, Lease { worker, owner, job, work, generation, deadline_ms, deadline_ms_max });
+        self.deadlines.insert((deadline_ms, id));
+    }
+
+    /// Takes `run` from the head of the waiting run that begins with it; answers its attempts and whom to avoid.
+    fn take_waiting(&mut self, id: JobId, run: UnitRun) -> (u32, Vec<PublicKey>) {
+        let job = self.jobs.get_mut(&id).expect(CORRUPT);
+        let index = job.waiting.iter().position(|w| w.first == run.first).expect(CORRUPT);
+        let head = &mut job.waiting[index];
+        let taken = u64::from(run.count);
+        assert!(head.count >= taken, "{CORRUPT}");
+        if let Some(lease) = head.late.take() {
+            self.late.remove(&lease);
+        }
+        let answer = (head.attempts, head.avoid.clone());
+        head.first += taken;
+        head.count -= taken;
+        if head.count == 0 {
+            job.waiting.remove(index);
+        }
+        job.waiting_units -= taken;
+        if job.waiting.is_empty() {
+            self.runnable.remove(&id);
+        }
+        answer
+    }
+
+    fn put_waiting(&mut self, id: JobId, run: WaitingRun) {
+        let job = self.job(id);
+        job.waiting_units += run.count;
+        job.waiting.push_front(run);
+        self.runnable.insert(id);
+    }
+
+    fn remove_lease(&mut self, id: LeaseId) -> Lease {
+        let lease = self.leases.remove(&id).expect(CORRUPT);
+        self.deadlines.remove(&(lease.deadline_ms, id));
+        self.worker(lease.worker).leases.remove(&id);
+        lease
+    }
+
+    fn end_lease(&mut self, id: LeaseId, cause: &EndCause) {
+        let lease = self.remove_lease(id);
+        let failed = matches!(cause, EndCause::Expired | EndCause::Failed { .. });
+        if let (true, Some(job)) = (failed, self.jobs.get_mut(&lease.job)) {
+            job.last_failure = Some(match cause {
+                EndCause::Failed { code, detail } => format!("{code}: {detail}"),
+                _ => format!("{id} expired"),
+            });
+        }
+        match lease.work {
+            Work::Package { package, job, run } => {
+                let Package { mut attempts, mut avoid, .. } = self.packages.remove(&package).expect(CORRUPT);
+                self.job(job).leased_units -= u64::from(run.count);
+                if failed {
+                    attempts += 1;
+                    avoid.push(lease.worker);
+                }
+                let late = matches!(cause, EndCause::Expired).then_some(id);
+                if late.is_some() {
+                    let (worker, owner, generation) = (lease.worker, lease.owner, lease.generation);
+                    self.late.insert(id, Late { worker, owner, generation, package, job, run });
+                }
+                self.put_waiting(
+                    job,
+                    WaitingRun { first: run.first, count: run.count.into(), attempts, avoid, late },
+                );
+            }
+            Work::Check { check } => {
+                let entry = self.checks.get_mut(&check).expect(CORRUPT);
+                entry.state = CheckState::Waiting;
+                if failed {
+                    entry.failures += 1;
+                    entry.avoid.push(lease.worker);
+                }
+                self.waiting_checks.insert(check);
+            }
+        }
+    }
+
+    /// Moves a package's units from leased (or, for a late receipt, waiting) to checking.
+    fn commit_package(&mut self, package: PackageId, job: JobId, run: UnitRun, lease: LeaseId) {
+        if self.leases.contains_key(&lease) {
+            self.remove_lease(lease);
+            self.job(job).leased_units -= u64::from(run.count);
+        } else {
+            let (attempts, avoid) = self.take_waiting(job, run);
+            let state = PackageState::Leased(lease);
+            self.packages.insert(package, Package { job, run, attempts, avoid, state });
+        }
+        let entry = self.job(job);
+        entry.checking_units += u64::from(run.count);
+        entry.committed.insert(package);
+    }
+
+    fn draw_checks(&mut self, package: PackageId, plans: &[CheckPlan], at_ms: u64) {
+        let entry = self.packages.get_mut(&package).expect(CORRUPT);
+        let job = entry.job;
+        let PackageState::Committed { checks, .. } = &mut entry.state else { panic!("{CORRUPT}") };
+        checks.extend(plans.iter().map(|plan| plan.check));
+        for plan in plans {
+            self.next.check = plan.check.0;
+            self.waiting_checks.insert(plan.check);
+            let check = Check {
+                package,
+                job,
+                units: plan.units.clone(),
+                verifier_only: plan.verifier_only,
+                tie_of: plan.tie_of,
+                since_ms: at_ms,
+                failures: 0,
+                avoid: Vec::new(),
+                state: CheckState::Waiting,
+            };
+            let job = self.jobs.get_mut(&job).expect(CORRUPT);
+            if !plan.verifier_only {
+                job.checks_held.0 += job.spec.unit_price.0 * plan.units.len() as u64;
+            }
+            self.checks.insert(plan.check, check);
+        }
+    }
+
+    /// Moves one payment from a job's escrow to a worker's owner, the treasury and the void.
+    fn pay(&mut self, job: JobId, worker: PublicKey, owner: PublicKey, pay: &Split) {
+        let entry = self.job(job);
+        add(&mut entry.money.paid, pay.provider);
+        add(&mut entry.money.treasury, pay.treasury);
+        add(&mut entry.money.burned, pay.burn);
+        add(&mut entry.workers.entry(worker).or_default().paid, pay.provider);
+        let client = entry.owner;
+        take(&mut self.ledger.held, pay.total());
+        add(&mut self.ledger.paid, pay.provider);
+        add(&mut self.ledger.treasury, pay.treasury);
+        add(&mut self.ledger.burned, pay.burn);
+        let account = self.account(client);
+        take(&mut account.escrowed, pay.total());
+        add(&mut account.spent, pay.total());
+        let account = self.account(owner);
+        add(&mut account.available, pay.provider);
+        add(&mut account.earned, pay.provider);
+        add(&mut self.worker(worker).earned, pay.provider);
+    }
+
+    /// Removes a package and its checks; answers the checks that were decided.
+    fn remove_package(&mut self, id: PackageId) -> (Package, Vec<Check>) {
+        let package = self.packages.remove(&id).expect(CORRUPT);
+        let PackageState::Committed { checks, .. } = &package.state else { panic!("{CORRUPT}") };
+        let mut decided = Vec::new();
+        for id in checks {
+            decided.extend(self.remove_check(*id));
+        }
+        let job = self.job(package.job);
+        job.committed.remove(&id);
+        job.checking_units -= u64::from(package.run.count);
+        (package, decided)
+    }
+
+    fn remove_check(&mut self, id: CheckId) -> Option<Check> {
+        let check = self.checks.remove(&id).expect(CORRUPT);
+        self.waiting_checks.remove(&id);
+        self.comparing.remove(&id);
+        if !check.verifier_only {
+            let job = self.jobs.get_mut(&check.job).expect(CORRUPT);
+            job.checks_held.0 -= job.spec.unit_price.0 * check.units.len() as u64;
+        }
+        assert!(!matches!(check.state, CheckState::Leased(_)), "{CORRUPT}");
+        matches!(check.state, CheckState::Decided { .. }).then_some(check)
+    }
+
+    fn accept(&mut self, id: PackageId, pay: &Split) {
+        let (package, decided) = self.remove_package(id);
+        let PackageState::Committed { worker, owner, lease, receipt, outputs, .. } = package.state else {
+            panic!("{CORRUPT}")
+        };
+        self.pay(package.job, worker, owner, pay);
+        let mut checked = Vec::new();
+        for check in decided {
+            let CheckState::Decided { worker: by, agrees, .. } = check.state else { panic!("{CORRUPT}") };
+            if agrees {
+                checked.extend(check.units.iter().map(|unit| (*unit, by)));
+            } else {
+                // The package stands against this opinion, so the opinion was wrong.
+                self.worker(by).streak = 0;
+            }
+        }
+        checked.sort_unstable();
+        let mut distinct: Vec<_> = checked.iter().map(|(unit, _)| *unit).collect();
+        distinct.dedup();
+        let count = package.run.count;
+        let job = self.job(package.job);
+        job.accepted_units += u64::from(count);
+        job.verification.checked += distinct.len() as u64;
+        job.verification.sampled_out += u64::from(count) - distinct.len() as u64;
+        job.workers.entry(worker).or_default().units += u64::from(count);
+        let accepted = AcceptedRun { count, worker, receipt, outputs, checked };
+        let before = job.accepted.insert(package.run.first, accepted);
+        assert!(before.is_none(), "{CORRUPT}");
+        let entry = self.worker(worker);
+        entry.units += u64::from(count);
+        entry.streak = entry.streak.saturating_add(1);
+        if let Some(closed) = self.closed.get_mut(&lease) {
+            closed.paid = Some(pay.provider);
+        }
+    }
+
+    fn reject(&mut self, id: PackageId) {
+        let (package, decided) = self.remove_package(id);
+        let PackageState::Committed { worker, .. } = package.state else { panic!("{CORRUPT}") };
+        for check in decided {
+            if let CheckState::Decided { worker: by, agrees: true, .. } = check.state {
+                self.worker(by).streak = 0;
+            }
+        }
+        let entry = self.worker(worker);
+        entry.streak = 0;
+        entry.rejected += 1;
+        let job = self.job(package.job);
+        job.verification.rejected += u64::from(package.run.count);
+        job.last_failure = Some(format!("the results of {worker} were contradicted"));
+        let mut avoid = package.avoid;
+        avoid.push(worker);
+        let run = WaitingRun {
+            first: package.run.first,
+            count: package.run.count.into(),
+            attempts: package.attempts + 1,
+            avoid,
+            late: None,
+        };
+        self.put_waiting(package.job, run);
+    }
+}
+
+impl LeaveCause {
+    /// The cause that the worker's leases end with. A silent worker may have died of its units, so they count an attempt;
+    /// its receipt is still taken if it comes before somebody else has the units.
+    pub(crate) fn lease_end(self) -> EndCause {
+        match self {
+            Self::Left => EndCause::WorkerLeft,
+            Self::Silent => EndCause::Expired,
+        }
+    }
+}
+
+fn add(to: &mut Amount, amount: Amount) {
+    to.0 = to.0.checked_add(amount.0).expect("deposits are bounded so that no sum overflows");
+}
+
+fn take(from: &mut Amount, amount: Amount) {
+    from.0 = from.0.checked_sub(amount.0).expect("no balance goes below zero");
+}

@@ -1,0 +1,141 @@
+//! What must hold in every state, by number. Property tests, simulations and a production counter call the same predicates.
+
+use std::{collections::BTreeSet, fmt};
+
+use protocol::Amount;
+
+use crate::{CheckState, PackageState, State, Work};
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// `I1` to `I8`.
+    pub id: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.id, self.what)
+    }
+}
+
+/// Every invariant the state breaks.
+///
+/// - I1: tokens are conserved: deposits = balances + escrow + treasury + burned.
+/// - I2: a job's money is conserved: escrowed = paid + treasury + burned + refunded + held, and an ended job holds nothing.
+/// - I3: a unit is accepted, and so paid, at most once, and every unit is in exactly one place.
+/// - I4: a unit is in at most one worker's hands for its first execution, and a check in at most one's.
+/// - I5: an accepted result is backed by a stored receipt.
+/// - I6: nobody checks their own owner's work, the market's verifier apart.
+/// - I7: every unfinished job and every worker has a reason.
+/// - I8: the indices agree with what they index.
+pub fn violations(state: &State) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut expect = |holds: bool, id: &'static str, what: &dyn Fn() -> String| {
+        if !holds {
+            found.push(Violation { id, what: what() });
+        }
+    };
+    let sum = |amounts: &mut dyn Iterator<Item = Amount>| amounts.map(|a| u128::from(a.0)).sum::<u128>();
+    let ledger = &state.ledger;
+    let available = sum(&mut state.accounts.values().map(|a| a.available));
+    let escrowed = sum(&mut state.accounts.values().map(|a| a.escrowed));
+    let held = sum(&mut state.jobs.values().map(|j| j.held()));
+    let rest = sum(&mut [ledger.treasury, ledger.burned].into_iter());
+    expect(u128::from(ledger.deposited.0) == available + held + rest, "I1", &|| {
+        format!(
+            "deposited {} ≠ available {available} + held {held} + treasury and burned {rest}",
+            ledger.deposited
+        )
+    });
+    expect(held == u128::from(ledger.held.0) && held == escrowed, "I1", &|| {
+        format!("jobs hold {held}, accounts' escrow is {escrowed}, the ledger says {}", ledger.held)
+    });
+
+    for (id, job) in &state.jobs {
+        let m = &job.money;
+        let spent = sum(&mut [m.paid, m.treasury, m.burned, m.refunded].into_iter());
+        expect(spent <= u128::from(m.escrowed.0), "I2", &|| format!("{id} spent {spent} of {}", m.escrowed));
+        let ended = job.state.ended();
+        expect(!ended || job.held() == Amount::ZERO, "I2", &|| {
+            format!("{id} ended and holds {}", job.held())
+        });
+
+        let counted =
+            job.waiting_units + job.leased_units + job.checking_units + job.accepted_units + job.parked_units;
+        expect(counted == job.spec.units, "I3", &|| {
+            format!("{id} counts {counted} of {} units", job.spec.units)
+        });
+        let mut end = 0;
+        let mut accepted = 0;
+        for (first, run) in &job.accepted {
+            expect(*first >= end, "I3", &|| format!("{id}/{first} is accepted twice"));
+            end = first + u64::from(run.count);
+            accepted += u64::from(run.count);
+            expect(run.outputs.len() == run.count as usize, "I5", &|| format!("{id}/{first} lacks outputs"));
+            expect(run.receipt.0 != [0; 32], "I5", &|| format!("{id}/{first} has no receipt"));
+        }
+        expect(accepted == job.accepted_units, "I3", &|| format!("{id} has {accepted} accepted results"));
+        if !ended {
+            let waiting: u64 = job.waiting.iter().map(|run| run.count).sum();
+            expect(waiting == job.waiting_units, "I3", &|| format!("{id} has {waiting} units waiting"));
+            let runnable = state.runnable.contains(id) != job.waiting.is_empty();
+            expect(runnable, "I8", &|| format!("{id} is in the queue without units, or the other way round"));
+        }
+        expect(state.job_reason(*id).is_some(), "I7", &|| format!("{id} has no reason"));
+    }
+
+    let mut in_hands = BTreeSet::new();
+    for (id, lease) in &state.leases {
+        let fresh = match lease.work {
+            Work::Package { package, run, job } => {
+                let known = state.packages.get(&package);
+                expect(known.is_some_and(|p| p.state == PackageState::Leased(*id)), "I8", &|| {
+                    format!("{id} holds {package}, which does not know of it")
+                });
+                run.units().all(|unit| in_hands.insert((job, unit)))
+            }
+            Work::Check { check } => {
+                state.checks.get(&check).is_some_and(|check| check.state == CheckState::Leased(*id))
+            }
+        };
+        expect(fresh, "I4", &|| format!("{id} holds work that another lease holds"));
+        expect(state.deadlines.contains(&(lease.deadline_ms, *id)), "I8", &|| {
+            format!("{id} has no deadline")
+        });
+        let held =
+            state.workers.get(&lease.worker).is_some_and(|w| w.leases.contains(id) && w.gone.is_none());
+        expect(held, "I8", &|| format!("{id} is held by nobody"));
+    }
+    expect(state.deadlines.len() == state.leases.len(), "I8", &|| "a deadline without a lease".to_owned());
+
+    for (id, check) in &state.checks {
+        let owner = match &state.packages.get(&check.package).map(|p| &p.state) {
+            Some(PackageState::Committed { owner, .. }) => Some(*owner),
+            _ => None,
+        };
+        expect(owner.is_some(), "I8", &|| format!("{id} checks a package that is not committed"));
+        let by = check.by(&state.leases);
+        let own = by.is_some() && by == owner && by != state.market;
+        expect(!own, "I6", &|| format!("{id} is made by the owner it checks"));
+        let waits = check.state == CheckState::Waiting;
+        expect(waits == state.waiting_checks.contains(id), "I8", &|| format!("{id} waits, or does it?"));
+        let compares = matches!(check.state, CheckState::Comparing { .. });
+        expect(compares == state.comparing.contains(id), "I8", &|| format!("{id} is compared, or is it?"));
+    }
+    for (id, job) in &state.jobs {
+        let planned = state.checks.values().filter(|check| check.job == *id && !check.verifier_only);
+        let needed: u64 = planned.map(|check| job.spec.unit_price.0 * check.units.len() as u64).sum();
+        expect(needed == job.checks_held.0, "I8", &|| {
+            format!("{id} sets {} aside for {needed}", job.checks_held)
+        });
+    }
+    for (key, worker) in &state.workers {
+        expect(state.worker_reason(*key, 0).is_some(), "I7", &|| format!("{key} has no reason"));
+        let heard = state.heard.contains(&(worker.seen_at_ms, *key));
+        expect(heard == worker.gone.is_none(), "I8", &|| format!("{key} is gone, or is it?"));
+    }
+    found
+}

@@ -1,0 +1,259 @@
+//! Why jobs wait and workers idle: values with the numbers that matter, computed from the state when somebody asks, so that
+//! they are never out of date. The shell renders them to words.
+
+use protocol::{DeviceFacts, JobId, PublicKey};
+
+use crate::{CheckState, Job, JobState, LeaveCause, Requirements, State};
+
+/// What a device lacks for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// A storage binding is larger than the device's limit.
+    StorageBuffer {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes the device binds at most.
+        offered: u64,
+    },
+    /// A pass binds more storage buffers than the device can.
+    StorageBuffers {
+        /// Bindings needed.
+        needed: u32,
+        /// Bindings the device offers.
+        offered: u32,
+    },
+    /// A WebGPU feature is missing.
+    Feature(String),
+}
+
+/// Whether a device can run a job, and what it lacks if not.
+///
+/// # Errors
+///
+/// The first [`Misfit`].
+pub fn fits(needs: &Requirements, device: &DeviceFacts) -> Result<(), Misfit> {
+    let limits = &device.limits;
+    if needs.storage_buffer_bytes > limits.storage_buffer_bytes_max {
+        let (needed, offered) = (needs.storage_buffer_bytes, limits.storage_buffer_bytes_max);
+        return Err(Misfit::StorageBuffer { needed, offered });
+    }
+    if needs.storage_buffers > limits.storage_buffers_max {
+        let (needed, offered) = (needs.storage_buffers, limits.storage_buffers_max);
+        return Err(Misfit::StorageBuffers { needed, offered });
+    }
+    match needs.features.iter().find(|feature| !device.features.contains(feature)) {
+        Some(missing) => Err(Misfit::Feature(missing.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Why a job is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobReason {
+    /// Workers have its units.
+    Running {
+        /// Units in their hands.
+        leased: u64,
+        /// Units being checked.
+        checking: u64,
+        /// Units that wait for a free worker.
+        waiting: u64,
+    },
+    /// No worker is online.
+    NoWorkers,
+    /// No worker that is online can run it.
+    NoWorkerFits {
+        /// Workers online.
+        online: u64,
+        /// What one of them lacks.
+        lacks: Misfit,
+    },
+    /// Every worker that can run it works on something else.
+    AllBusy {
+        /// Workers that can run it.
+        fitting: u64,
+        /// Workers online.
+        online: u64,
+    },
+    /// A worker that can run it is idle and will be given its units at its next request.
+    NextRequest {
+        /// Workers that can run it and are idle.
+        idle: u64,
+    },
+    /// All units are committed, but nobody may check them: the workers online belong to the owners who computed them.
+    NoChecker {
+        /// Units that wait for a check.
+        checking: u64,
+        /// Workers online.
+        online: u64,
+    },
+    /// All units are committed and being checked.
+    Checking {
+        /// Units that wait for their check's result.
+        checking: u64,
+    },
+    /// Every unit is accepted.
+    Done,
+    /// Its owner ended it.
+    Cancelled,
+    /// Units were given up.
+    Incomplete {
+        /// How many.
+        parked: u64,
+        /// The last failure.
+        why: String,
+    },
+}
+
+/// Why a worker is idle, or what it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerReason {
+    /// It holds leases.
+    Working {
+        /// How many.
+        leases: u64,
+    },
+    /// There is work, and it gets some at its next request.
+    NextRequest,
+    /// Nobody wants anything computed.
+    NoJobs,
+    /// Jobs wait, but it lacks something for each.
+    NoJobFits {
+        /// Jobs that wait.
+        jobs: u64,
+        /// What it lacks for the first of them.
+        lacks: Misfit,
+    },
+    /// The units that wait are ones it failed; another worker shall try them.
+    OnlyFailedUnits {
+        /// Jobs that wait.
+        jobs: u64,
+    },
+    /// Only checks wait, and it may make none of them (its owner computed them or asked for them).
+    OnlyOwnChecks {
+        /// Checks that wait.
+        checks: u64,
+    },
+    /// All units are with other workers.
+    AllLeased {
+        /// Units in other workers' hands or being checked.
+        units: u64,
+    },
+    /// It is the market's verifier and no check has waited long enough.
+    VerifierStandby {
+        /// Checks that wait for others first.
+        checks: u64,
+    },
+    /// It finishes its leases and takes no more.
+    Draining {
+        /// Leases left.
+        leases: u64,
+    },
+    /// It left or was silent.
+    Gone(LeaveCause),
+}
+
+impl State {
+    /// Why a job is not done; nothing when there is no such job.
+    pub fn job_reason(&self, id: JobId) -> Option<JobReason> {
+        let job = self.jobs.get(&id)?;
+        Some(match &job.state {
+            JobState::Done => JobReason::Done,
+            JobState::Cancelled => JobReason::Cancelled,
+            JobState::Incomplete { why } => {
+                JobReason::Incomplete { parked: job.parked_units, why: why.clone() }
+            }
+            JobState::Waiting | JobState::Running => self.unfinished_reason(job),
+        })
+    }
+
+    fn unfinished_reason(&self, job: &Job) -> JobReason {
+        let online: Vec<_> = self.workers.values().filter(|w| w.online() && !w.verifier).collect();
+        let count = online.len() as u64;
+        if job.leased_units > 0 {
+            let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units);
+            return JobReason::Running { leased, checking, waiting };
+        }
+        if job.waiting_units == 0 {
+            return self.checking_reason(job, count);
+        }
+        if online.is_empty() {
+            return JobReason::NoWorkers;
+        }
+        let needs = &job.spec.requirements;
+        let fitting: Vec<_> = online.iter().filter(|w| fits(needs, &w.device).is_ok()).collect();
+        if fitting.is_empty() {
+            let lacks = fits(needs, &online[0].device).expect_err("no worker fits");
+            return JobReason::NoWorkerFits { online: count, lacks };
+        }
+        match fitting.iter().filter(|w| w.leases.is_empty()).count() as u64 {
+            0 => JobReason::AllBusy { fitting: fitting.len() as u64, online: count },
+            idle => JobReason::NextRequest { idle },
+        }
+    }
+
+    fn checking_reason(&self, job: &Job, online: u64) -> JobReason {
+        let checking = job.checking_units;
+        let stuck = job.committed.iter().any(|id| {
+            let crate::PackageState::Committed { checks, .. } = &self.packages[id].state else {
+                return false;
+            };
+            checks.iter().any(|id| {
+                let check = &self.checks[id];
+                // At the end of time, so that the verifier's courtesy does not count.
+                matches!(check.state, CheckState::Waiting)
+                    && !self
+                        .workers
+                        .iter()
+                        .any(|(key, w)| w.online() && self.may_check(*key, w, check, u64::MAX))
+            })
+        });
+        if stuck { JobReason::NoChecker { checking, online } } else { JobReason::Checking { checking } }
+    }
+
+    /// Why a worker is idle or what it does; nothing when there is no such worker.
+    pub fn worker_reason(&self, key: PublicKey, now_ms: u64) -> Option<WorkerReason> {
+        let worker = self.workers.get(&key)?;
+        let leases = worker.leases.len() as u64;
+        if let Some(cause) = worker.gone {
+            return Some(WorkerReason::Gone(cause));
+        }
+        if worker.draining {
+            return Some(WorkerReason::Draining { leases });
+        }
+        if leases > 0 {
+            return Some(WorkerReason::Working { leases });
+        }
+        let checks = self.waiting_checks.len() as u64;
+        if self.waiting_checks.iter().any(|id| self.may_check(key, worker, &self.checks[id], now_ms)) {
+            return Some(WorkerReason::NextRequest);
+        }
+        if worker.verifier {
+            return Some(WorkerReason::VerifierStandby { checks });
+        }
+        let (mut lacks, mut failed) = (None, false);
+        for id in &self.runnable {
+            let job = &self.jobs[id];
+            match fits(&job.spec.requirements, &worker.device) {
+                Err(misfit) => lacks = lacks.or(Some(misfit)),
+                Ok(()) if job.waiting.iter().any(|run| self.may_run(key, job, run)) => {
+                    return Some(WorkerReason::NextRequest);
+                }
+                Ok(()) => failed = true,
+            }
+        }
+        let jobs = self.runnable.len() as u64;
+        if failed {
+            return Some(WorkerReason::OnlyFailedUnits { jobs });
+        }
+        if let Some(lacks) = lacks {
+            return Some(WorkerReason::NoJobFits { jobs, lacks });
+        }
+        if checks > 0 {
+            return Some(WorkerReason::OnlyOwnChecks { checks });
+        }
+        let busy: u64 =
+            self.leases.values().filter(|l| l.worker != key).count() as u64 + self.comparing.len() as u64;
+        Some(if busy > 0 { WorkerReason::AllLeased { units: busy } } else { WorkerReason::NoJobs })
+    }
+}

@@ -1,0 +1,600 @@
+//! What the market believes: the fold of its events.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use protocol::{
+    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun,
+};
+
+use crate::{Event, JobSpec, LeaveCause, Params, Work};
+
+/// The state of one market.
+///
+/// Every map is ordered, so that no decision depends on a hasher. The fields below the line are indices over the others;
+/// [`violations`](crate::violations) checks that they agree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub(crate) market: Option<PublicKey>,
+    pub(crate) params: Params,
+    pub(crate) seq: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) accounts: BTreeMap<PublicKey, Account>,
+    pub(crate) sessions: BTreeMap<PublicKey, Session>,
+    pub(crate) jobs: BTreeMap<JobId, Job>,
+    pub(crate) workers: BTreeMap<PublicKey, Worker>,
+    pub(crate) packages: BTreeMap<PackageId, Package>,
+    pub(crate) checks: BTreeMap<CheckId, Check>,
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    pub(crate) next: Counters,
+    pub(crate) closed: BTreeMap<LeaseId, Closed>,
+    pub(crate) idempotency: BTreeMap<Hash, Remembered>,
+    pub(crate) idempotency_order: VecDeque<Hash>,
+    // Indices.
+    pub(crate) runnable: BTreeSet<JobId>,
+    pub(crate) waiting_checks: BTreeSet<CheckId>,
+    pub(crate) comparing: BTreeSet<CheckId>,
+    pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
+    pub(crate) heard: BTreeSet<(u64, PublicKey)>,
+    pub(crate) late: BTreeMap<LeaseId, Late>,
+}
+
+/// All money there is. `deposited = Σ available + held + treasury + burned`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// All that ever came in.
+    pub deposited: Amount,
+    /// In the escrow of unfinished jobs.
+    pub held: Amount,
+    /// Ever put into escrow.
+    pub escrowed: Amount,
+    /// Ever paid to workers' owners.
+    pub paid: Amount,
+    /// Ever paid to the treasury.
+    pub treasury: Amount,
+    /// Ever burned.
+    pub burned: Amount,
+    /// Ever refunded.
+    pub refunded: Amount,
+}
+
+/// One wallet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// What it can spend.
+    pub available: Amount,
+    /// What its unfinished jobs hold.
+    pub escrowed: Amount,
+    /// All it was ever paid for work.
+    pub earned: Amount,
+    /// All its jobs ever paid.
+    pub spent: Amount,
+}
+
+/// A key that acts for a wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The wallet.
+    pub wallet: PublicKey,
+    /// Until when.
+    pub expires_at_ms: u64,
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// No unit was leased yet.
+    Waiting,
+    /// Some units are leased or done.
+    Running,
+    /// Every unit is accepted.
+    Done,
+    /// Ended by its owner.
+    Cancelled,
+    /// Ended with parked units.
+    Incomplete {
+        /// The last failure.
+        why: String,
+    },
+}
+
+impl JobState {
+    /// Whether nothing more can happen to the job.
+    pub fn ended(&self) -> bool {
+        !matches!(self, Self::Waiting | Self::Running)
+    }
+}
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Who pays.
+    pub owner: PublicKey,
+    /// What to do.
+    pub spec: JobSpec,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Units that wait, the next ones first.
+    pub waiting: VecDeque<WaitingRun>,
+    /// Units in `waiting`.
+    pub waiting_units: u64,
+    /// Units in workers' hands for the first time in their attempt.
+    pub leased_units: u64,
+    /// Units committed and not yet accepted.
+    pub checking_units: u64,
+    /// Units accepted.
+    pub accepted_units: u64,
+    /// Units given up.
+    pub parked_units: u64,
+    /// Accepted results by their first unit; they never overlap.
+    pub accepted: BTreeMap<u64, AcceptedRun>,
+    /// Its money.
+    pub money: JobMoney,
+    /// Set aside for checks that are planned and not yet paid.
+    pub checks_held: Amount,
+    /// What verification did.
+    pub verification: VerificationCounts,
+    /// Who worked on it.
+    pub workers: BTreeMap<PublicKey, JobWorker>,
+    /// Committed packages.
+    pub committed: BTreeSet<PackageId>,
+    /// Time on devices and units it covers, for the estimate of a unit's time.
+    pub device_us: u64,
+    /// See `device_us`.
+    pub device_units: u64,
+    /// When it was submitted.
+    pub submitted_at_ms: u64,
+    /// When it ended.
+    pub ended_at_ms: Option<u64>,
+    /// The last failure of a unit, for a person.
+    pub last_failure: Option<String>,
+}
+
+impl Job {
+    /// Estimated time of one unit on a device, in microseconds; nothing before the first receipt.
+    pub fn unit_us(&self) -> Option<u64> {
+        self.device_us.checked_div(self.device_units)
+    }
+
+    /// What the job still holds.
+    pub fn held(&self) -> Amount {
+        let m = &self.money;
+        Amount(m.escrowed.0 - m.paid.0 - m.treasury.0 - m.burned.0 - m.refunded.0)
+    }
+
+    /// What it could still spend on further checks: what it holds less what its unfinished units and planned checks need.
+    pub(crate) fn free_for_checks(&self) -> Amount {
+        let unfinished = self.spec.units - self.accepted_units - self.parked_units;
+        let reserved = self.spec.unit_price.0 * unfinished + self.checks_held.0;
+        Amount(self.held().0.saturating_sub(reserved))
+    }
+}
+
+/// Units that wait together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingRun {
+    /// The first unit.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// Workers that failed them.
+    pub avoid: Vec<PublicKey>,
+    /// The expired lease whose receipt would still be taken.
+    pub late: Option<LeaseId>,
+}
+
+/// Results that stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedRun {
+    /// How many units.
+    pub count: u32,
+    /// Who computed them.
+    pub worker: PublicKey,
+    /// The digest of the receipt that backs them; the receipt is in the journal.
+    pub receipt: Hash,
+    /// Each unit's outputs.
+    pub outputs: Vec<Vec<OutputCommitment>>,
+    /// Units that were executed again with the same result, and by whom.
+    pub checked: Vec<(u64, PublicKey)>,
+}
+
+/// The money of one job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobMoney {
+    /// Taken at submission.
+    pub escrowed: Amount,
+    /// Paid to workers' owners.
+    pub paid: Amount,
+    /// Paid to the treasury.
+    pub treasury: Amount,
+    /// Burned.
+    pub burned: Amount,
+    /// Returned.
+    pub refunded: Amount,
+}
+
+/// What verification did for a job, in units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerificationCounts {
+    /// Executed again with the same result, each unit counted once.
+    pub checked: u64,
+    /// Executed again by the market's own verifier with the same result.
+    pub by_verifier: u64,
+    /// Accepted because the draw did not pick them.
+    pub sampled_out: u64,
+    /// Executed again with another result.
+    pub disputed: u64,
+    /// Rejected and run again.
+    pub rejected: u64,
+}
+
+/// One worker's part in a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobWorker {
+    /// Units accepted from it.
+    pub units: u64,
+    /// Units it executed again.
+    pub checked: u64,
+    /// What its owner was paid.
+    pub paid: Amount,
+    /// Time on its device, by its receipts.
+    pub device_us: u64,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    /// Ready, with no lease.
+    Idle,
+    /// Holds a lease.
+    Busy,
+    /// Finishes its leases and takes no more.
+    Draining,
+    /// Left or silent.
+    Gone(LeaveCause),
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// The wallet that is paid.
+    pub owner: PublicKey,
+    /// Whether it is the market's own verifier.
+    pub verifier: bool,
+    /// Which of the processes that may hold the key.
+    pub instance: String,
+    /// Its device.
+    pub device: DeviceFacts,
+    /// Its version.
+    pub version: String,
+    /// Whether it takes no more leases.
+    pub draining: bool,
+    /// Why it is gone, if it is.
+    pub gone: Option<LeaveCause>,
+    /// When it was last heard.
+    pub seen_at_ms: u64,
+    /// Leases it holds.
+    pub leases: BTreeSet<LeaseId>,
+    /// Units accepted from it.
+    pub units: u64,
+    /// Units it executed again for others.
+    pub checked: u64,
+    /// What its owner was paid for its work.
+    pub earned: Amount,
+    /// Consecutive packages that held.
+    pub streak: u32,
+    /// Packages that were rejected.
+    pub rejected: u64,
+}
+
+impl Worker {
+    /// What it is doing.
+    pub fn state(&self) -> WorkerState {
+        match (self.gone, self.draining, self.leases.is_empty()) {
+            (Some(cause), ..) => WorkerState::Gone(cause),
+            (None, true, _) => WorkerState::Draining,
+            (None, false, true) => WorkerState::Idle,
+            (None, false, false) => WorkerState::Busy,
+        }
+    }
+
+    /// Whether it may be given work.
+    pub fn online(&self) -> bool {
+        self.gone.is_none() && !self.draining
+    }
+}
+
+/// A run of units under one lease, until its results stand or wait again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Its job.
+    pub job: JobId,
+    /// Its units.
+    pub run: UnitRun,
+    /// Attempts that failed before this one.
+    pub attempts: u32,
+    /// Workers that failed them.
+    pub avoid: Vec<PublicKey>,
+    /// Leased or committed.
+    pub state: PackageState,
+}
+
+/// Where a package is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PackageState {
+    /// In a worker's hands.
+    Leased(LeaseId),
+    /// Committed, and perhaps being checked.
+    Committed {
+        /// Who computed it.
+        worker: PublicKey,
+        /// The wallet to be paid.
+        owner: PublicKey,
+        /// The lease it was computed under.
+        lease: LeaseId,
+        /// The receipt's digest.
+        receipt: Hash,
+        /// Each unit's outputs.
+        outputs: Vec<Vec<OutputCommitment>>,
+        /// Its checks, in the order they were drawn.
+        checks: Vec<CheckId>,
+    },
+}
+
+/// A re-execution of units of a committed package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The package.
+    pub package: PackageId,
+    /// Its job.
+    pub job: JobId,
+    /// The unit indices, ascending.
+    pub units: Vec<u64>,
+    /// Whether only the market's verifier may make it.
+    pub verifier_only: bool,
+    /// The check that disagreed, when this is the third opinion.
+    pub tie_of: Option<CheckId>,
+    /// Since when it exists.
+    pub since_ms: u64,
+    /// Times it failed.
+    pub failures: u32,
+    /// Workers that failed it.
+    pub avoid: Vec<PublicKey>,
+    /// Where it is.
+    pub state: CheckState,
+}
+
+/// Where a check is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckState {
+    /// Waits for a worker of another owner.
+    Waiting,
+    /// In a worker's hands.
+    Leased(LeaseId),
+    /// Committed; its outputs are being compared.
+    Comparing {
+        /// Who made it.
+        worker: PublicKey,
+        /// The wallet to be paid.
+        owner: PublicKey,
+        /// Each unit's outputs.
+        outputs: Vec<Vec<OutputCommitment>>,
+    },
+    /// Compared.
+    Decided {
+        /// Who made it.
+        worker: PublicKey,
+        /// The wallet to be paid.
+        owner: PublicKey,
+        /// Whether it got the same result.
+        agrees: bool,
+    },
+}
+
+impl Check {
+    /// The wallet whose worker has made it or is making it.
+    pub(crate) fn by(&self, leases: &BTreeMap<LeaseId, Lease>) -> Option<PublicKey> {
+        match &self.state {
+            CheckState::Waiting => None,
+            CheckState::Leased(lease) => leases.get(lease).map(|lease| lease.owner),
+            CheckState::Comparing { owner, .. } | CheckState::Decided { owner, .. } => Some(*owner),
+        }
+    }
+}
+
+/// Work in a worker's hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The worker.
+    pub worker: PublicKey,
+    /// Its wallet.
+    pub owner: PublicKey,
+    /// The job.
+    pub job: JobId,
+    /// What it runs.
+    pub work: Work,
+    /// The attempt, part of the receipt.
+    pub generation: u32,
+    /// When it ends unless renewed.
+    pub deadline_ms: u64,
+    /// When it ends however often it was renewed.
+    pub deadline_ms_max: u64,
+}
+
+/// A lease that expired while its units wait untouched: its receipt is still taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Late {
+    pub worker: PublicKey,
+    pub owner: PublicKey,
+    pub generation: u32,
+    pub package: PackageId,
+    pub job: JobId,
+    pub run: UnitRun,
+}
+
+/// A lease that a receipt closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub worker: PublicKey,
+    pub receipt: Hash,
+    /// What was paid, once the package was accepted.
+    pub paid: Option<Amount>,
+}
+
+/// The first answer to an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    pub request: Hash,
+    pub job: Option<JobId>,
+}
+
+/// The last id given out of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub job: u64,
+    pub package: u64,
+    pub check: u64,
+    pub lease: u64,
+}
+
+/// Two blobs whose contents the shell must compare by the job's tolerance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// The check.
+    pub check: CheckId,
+    /// The job.
+    pub job: JobId,
+    /// For each pair that differs: unit, output number, the package's blob, the check's blob.
+    pub pairs: Vec<(u64, u32, Hash, Hash)>,
+}
+
+impl State {
+    /// The founding of a market: its first event and the state after it.
+    pub fn found(market: PublicKey, params: Params, at_ms: u64) -> (Self, Event) {
+        let (mut state, event) = (Self::default(), Event::Founded { market, params });
+        state.evolve(at_ms, &event);
+        (state, event)
+    }
+
+    /// The market's key.
+    ///
+    /// # Panics
+    ///
+    /// Before the market is founded.
+    pub fn market(&self) -> PublicKey {
+        self.market.expect("the first event founds the market")
+    }
+
+    /// The parameters in force.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// How many events were folded; the next one gets this sequence number.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The whole money.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Every account.
+    pub fn accounts(&self) -> &BTreeMap<PublicKey, Account> {
+        &self.accounts
+    }
+
+    /// Every job.
+    pub fn jobs(&self) -> &BTreeMap<JobId, Job> {
+        &self.jobs
+    }
+
+    /// Every worker that was ever announced.
+    pub fn workers(&self) -> &BTreeMap<PublicKey, Worker> {
+        &self.workers
+    }
+
+    /// Every package that is leased or being checked.
+    pub fn packages(&self) -> &BTreeMap<PackageId, Package> {
+        &self.packages
+    }
+
+    /// Every check of an unsettled package.
+    pub fn checks(&self) -> &BTreeMap<CheckId, Check> {
+        &self.checks
+    }
+
+    /// Every active lease.
+    pub fn leases(&self) -> &BTreeMap<LeaseId, Lease> {
+        &self.leases
+    }
+
+    /// The wallet a key acts for at this time: its own, unless it is a session key. Nothing when its session has ended.
+    pub fn wallet_of(&self, key: PublicKey, now_ms: u64) -> Option<PublicKey> {
+        match self.sessions.get(&key) {
+            None => Some(key),
+            Some(session) if now_ms < session.expires_at_ms => Some(session.wallet),
+            Some(_) => None,
+        }
+    }
+
+    /// The units of a lease, in the order they are to be run.
+    pub fn lease_units(&self, lease: &Lease) -> Vec<UnitRun> {
+        match lease.work {
+            Work::Package { run, .. } => vec![run],
+            Work::Check { check } => {
+                self.checks.get(&check).map_or_else(Vec::new, |check| runs_of(&check.units))
+            }
+        }
+    }
+
+    /// What the shell must compare, oldest first, at most `limit`.
+    pub fn comparisons(&self, limit: usize) -> Vec<Comparison> {
+        self.comparing.iter().take(limit).map(|id| self.comparison(*id)).collect()
+    }
+
+    /// When [`Command::AdvanceTime`](crate::Command::AdvanceTime) or another look at waiting lease requests is next due.
+    pub fn next_deadline_ms(&self, now_ms: u64) -> Option<u64> {
+        let lease = self.deadlines.first().map(|(at, _)| *at);
+        let silence = self.heard.first().map(|(at, _)| at + self.params.heartbeat_ms_max);
+        let verifier = self.waiting_checks.first().and_then(|id| {
+            let at = self.checks[id].since_ms + self.params.verifier_wait_ms;
+            (at > now_ms).then_some(at)
+        });
+        [lease, silence, verifier].into_iter().flatten().min()
+    }
+
+    pub(crate) fn comparison(&self, id: CheckId) -> Comparison {
+        let check = &self.checks[&id];
+        let package = &self.packages[&check.package];
+        let (PackageState::Committed { outputs: first, .. }, CheckState::Comparing { outputs: second, .. }) =
+            (&package.state, &check.state)
+        else {
+            unreachable!("only committed outputs are compared");
+        };
+        let mut pairs = Vec::new();
+        for (unit, again) in check.units.iter().zip(second) {
+            let index = usize::try_from(unit - package.run.first).expect("a unit of the package");
+            for (number, (a, b)) in first[index].iter().zip(again).enumerate() {
+                if a != b {
+                    pairs.push((*unit, number as u32, a.blob, b.blob));
+                }
+            }
+        }
+        Comparison { check: id, job: check.job, pairs }
+    }
+}
+
+/// Ascending unit indices as runs.
+pub(crate) fn runs_of(units: &[u64]) -> Vec<UnitRun> {
+    let mut runs: Vec<UnitRun> = Vec::new();
+    for unit in units {
+        match runs.last_mut() {
+            Some(run) if run.first + u64::from(run.count) == *unit => run.count += 1,
+            _ => runs.push(UnitRun { first: *unit, count: 1 }),
+        }
+    }
+    runs
+}

@@ -1,0 +1,187 @@
+//! Random command sequences: the invariants hold after every command, a replay gives the same state, and honest workers
+//! can always finish what is left.
+
+mod rules;
+
+use engine::{Command, JobState, Params, Policy, Release, Submission};
+use proptest::prelude::*;
+use protocol::{Amount, PublicKey};
+use rules::{CLIENT, MARKET, World, key, spec};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit {
+        units: u64,
+        price: u64,
+        quorum: Option<u32>,
+        rate_ppm: u32,
+        package_units: Option<u32>,
+        exact: bool,
+    },
+    Lease {
+        worker: usize,
+        packages: u32,
+    },
+    Commit {
+        lease: prop::sample::Index,
+        lie: u8,
+    },
+    Late {
+        receipt: prop::sample::Index,
+    },
+    Release {
+        lease: prop::sample::Index,
+        failed: bool,
+    },
+    Heartbeat {
+        worker: usize,
+    },
+    Leave {
+        worker: usize,
+        drain: bool,
+    },
+    Announce {
+        worker: usize,
+    },
+    Cancel {
+        job: prop::sample::Index,
+    },
+    Judge,
+    Pass {
+        ms: u64,
+    },
+    Resume,
+}
+
+/// Three owners with a worker each, a second worker of the first owner by session key, and the market's verifier.
+fn workers() -> Vec<PublicKey> {
+    vec![key(1), key(2), key(3), key(101), MARKET]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let submit = (
+        1u64..40,
+        0u64..3_000,
+        prop::option::of(2u32..4),
+        0u32..1_000_000,
+        prop::option::of(1u32..9),
+        any::<bool>(),
+    )
+        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact)| Step::Submit {
+            units,
+            price,
+            quorum,
+            rate_ppm,
+            package_units,
+            exact,
+        });
+    prop_oneof![
+        1 => submit,
+        6 => (0usize..5, 1u32..4).prop_map(|(worker, packages)| Step::Lease { worker, packages }),
+        8 => (any::<prop::sample::Index>(), prop_oneof![8 => Just(0u8), 1 => 1u8..3]).prop_map(|(lease, lie)| Step::Commit { lease, lie }),
+        2 => any::<prop::sample::Index>().prop_map(|receipt| Step::Late { receipt }),
+        1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(lease, failed)| Step::Release { lease, failed }),
+        2 => (0usize..5).prop_map(|worker| Step::Heartbeat { worker }),
+        1 => (0usize..5, any::<bool>()).prop_map(|(worker, drain)| Step::Leave { worker, drain }),
+        2 => (0usize..5).prop_map(|worker| Step::Announce { worker }),
+        1 => any::<prop::sample::Index>().prop_map(|job| Step::Cancel { job }),
+        2 => Just(Step::Judge),
+        2 => prop_oneof![4 => 1u64..3_000, 1 => 3_000u64..60_000].prop_map(|ms| Step::Pass { ms }),
+        1 => Just(Step::Resume),
+    ]
+}
+
+fn world() -> World {
+    let mut world = World::new(Params { attempts_max: 3, closed_leases_max: 50, ..Params::default() });
+    world.fund(CLIENT, 1);
+    let delegate =
+        Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: u64::from(u32::MAX) };
+    world.run(delegate).expect("a fresh key can be delegated to");
+    for worker in workers() {
+        world.announce(worker);
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_the_invariants_replays_and_can_be_finished(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = world();
+        let mut receipts = Vec::new();
+        for step in steps {
+            let instance = || "one".to_owned();
+            match step {
+                Step::Submit { units, price, quorum, rate_ppm, package_units, exact } => {
+                    let policy = match quorum {
+                        Some(agree) => Policy::Quorum { agree },
+                        None => Policy::Audit { rate_min_ppm: rate_ppm },
+                    };
+                    let mut spec = spec(units, policy);
+                    (spec.unit_price, spec.package_units, spec.outputs_exact) = (Amount(price), package_units, vec![exact]);
+                    let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+                    let _ = world.run(Command::Submit(submission.into()));
+                }
+                Step::Lease { worker, packages } => {
+                    world.lease(workers()[worker], packages);
+                }
+                Step::Commit { lease, lie } => {
+                    let leases: Vec<_> = world.state.leases().keys().copied().collect();
+                    if !leases.is_empty() {
+                        let (receipt, units) = world.receipt(*lease.get(&leases), lie);
+                        receipts.push((receipt.clone(), units.clone()));
+                        world.commit_receipt(receipt, units).expect("a receipt for an active lease is taken");
+                    }
+                }
+                Step::Late { receipt } => {
+                    // An earlier receipt again: the same answer or a refusal, never a second payment.
+                    if !receipts.is_empty() {
+                        let (receipt, units) = receipt.get(&receipts).clone();
+                        let paid = world.state.ledger().paid;
+                        let _ = world.commit_receipt(receipt, units);
+                        prop_assert_eq!(world.state.ledger().paid, paid);
+                    }
+                }
+                Step::Release { lease, failed } => {
+                    let leases: Vec<_> = world.state.leases().iter().map(|(id, l)| (*id, l.worker, l.generation)).collect();
+                    if !leases.is_empty() {
+                        let (lease, worker, generation) = *lease.get(&leases);
+                        let release = if failed {
+                            Release::Failed { code: "device_failed".into(), detail: "lost".into() }
+                        } else {
+                            Release::Returned
+                        };
+                        world.run(Command::Release { worker, lease, generation, release }).expect("it is theirs");
+                    }
+                }
+                Step::Heartbeat { worker } => {
+                    let worker = workers()[worker];
+                    let leases = world.state.workers()[&worker].leases.iter().copied().collect();
+                    let _ = world.run(Command::Heartbeat { worker, instance: instance(), leases });
+                }
+                Step::Leave { worker, drain } => {
+                    let _ = world.run(Command::Leave { worker: workers()[worker], instance: instance(), drain });
+                }
+                Step::Announce { worker } => world.announce(workers()[worker]),
+                Step::Cancel { job } => {
+                    let jobs: Vec<_> = world.state.jobs().keys().copied().collect();
+                    if !jobs.is_empty() {
+                        let _ = world.run(Command::Cancel { job: *job.get(&jobs), by: CLIENT });
+                    }
+                }
+                Step::Judge => world.judge(),
+                Step::Pass { ms } => world.advance(ms),
+                Step::Resume => {
+                    world.run(Command::Resume).expect("a restart is always possible");
+                }
+            }
+        }
+        prop_assert_eq!(&world.replayed(), &world.state);
+        world.finish(&workers());
+        prop_assert_eq!(&world.replayed(), &world.state);
+        let ended_well = |state: &JobState| !matches!(state, JobState::Waiting | JobState::Running);
+        prop_assert!(world.state.jobs().values().all(|job| ended_well(&job.state)));
+        prop_assert_eq!(world.state.ledger().held, Amount::ZERO);
+    }
+}

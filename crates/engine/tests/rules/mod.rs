@@ -1,0 +1,249 @@
+//! A small world around the engine for its tests: wallets, workers that compute honestly or not, and a clock.
+#![allow(dead_code, reason = "each test file uses its part of the world")]
+
+use std::collections::BTreeMap;
+
+use engine::{
+    Answer, Command, Decision, Event, JobSpec, Params, Policy, ReceiptOutcome, Rejection, Requirements,
+    State, Submission, Work, decide, violations,
+};
+use protocol::{
+    Amount, CheckId, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
+    Signature, UnitLeaf, UnitStatus, WorkerKind, manifest::JobKind, package_root,
+};
+
+pub const MARKET: PublicKey = PublicKey([255; 32]);
+pub const CLIENT: PublicKey = PublicKey([200; 32]);
+
+/// The engine with its journal. Every command checks the invariants.
+pub struct World {
+    pub state: State,
+    pub journal: Vec<(u64, Event)>,
+    pub now_ms: u64,
+}
+
+pub fn key(n: u8) -> PublicKey {
+    PublicKey([n; 32])
+}
+
+pub fn device() -> DeviceFacts {
+    DeviceFacts {
+        kind: WorkerKind::Native,
+        adapter: "test".into(),
+        vendor: "test".into(),
+        backend: "vulkan".into(),
+        features: vec![],
+        limits: DeviceLimits {
+            storage_buffer_bytes_max: 1 << 27,
+            buffer_bytes_max: 1 << 28,
+            storage_buffers_max: 8,
+            workgroup_invocations_max: 256,
+            workgroup_bytes_max: 16_384,
+            workgroups_per_dimension_max: 65_535,
+        },
+    }
+}
+
+pub fn spec(units: u64, policy: Policy) -> JobSpec {
+    JobSpec {
+        name: "test".into(),
+        kind: JobKind::Batch,
+        manifest: Hash::of(b"manifest"),
+        inputs: vec![],
+        joins_json: "[]".into(),
+        units,
+        unit_price: Amount(1_001),
+        package_units: None,
+        time_ms_max: 1_000,
+        requirements: Requirements { storage_buffer_bytes: 1_024, ..Requirements::default() },
+        outputs_exact: vec![true],
+        policy,
+    }
+}
+
+/// Always re-executes what the trust rule does not already re-execute.
+pub const AUDIT: Policy = Policy::Audit { rate_min_ppm: 0 };
+
+/// The honest result of a unit, or another one.
+pub fn output(job: JobId, unit: u64, lie: u8) -> OutputCommitment {
+    OutputCommitment::of(format!("{job}/{unit}/{lie}").as_bytes())
+}
+
+impl World {
+    pub fn new(params: Params) -> Self {
+        let (state, founded) = State::found(MARKET, params, 0);
+        Self { state, journal: vec![(0, founded)], now_ms: 1_000 }
+    }
+
+    pub fn run(&mut self, command: Command) -> Result<Decision, Rejection> {
+        let before = self.state.clone();
+        let decision = decide(&mut self.state, self.now_ms, command);
+        match &decision {
+            Ok(decision) => {
+                self.journal.extend(decision.events.iter().map(|event| (self.now_ms, event.clone())))
+            }
+            Err(_) => assert_eq!(before, self.state, "a refusal changes nothing"),
+        }
+        assert_eq!(violations(&self.state), [], "after {decision:?}");
+        decision
+    }
+
+    /// The state that the journal's bytes give.
+    pub fn replayed(&self) -> State {
+        let mut state = State::default();
+        for (at_ms, event) in &self.journal {
+            let bytes = borsh::to_vec(event).expect("events serialise");
+            state.evolve(*at_ms, &borsh::from_slice(&bytes).expect("events deserialise"));
+        }
+        state
+    }
+
+    pub fn announce(&mut self, worker: PublicKey) {
+        let command =
+            Command::Announce { worker, instance: "one".into(), device: device(), version: "test".into() };
+        self.run(command).expect("the worker is accepted");
+    }
+
+    pub fn fund(&mut self, account: PublicKey, tokens: u64) {
+        let amount = Amount(tokens * protocol::BASE_UNITS_PER_TOKEN);
+        self.run(Command::Deposit { account, amount, key: None }).expect("the deposit is accepted");
+    }
+
+    pub fn submit(&mut self, spec: JobSpec) -> JobId {
+        let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+        match self.run(Command::Submit(submission.into())).expect("the job is accepted").answer {
+            Answer::Job(job) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn lease(&mut self, worker: PublicKey, packages_max: u32) -> Vec<LeaseId> {
+        let command = Command::RequestLeases { worker, instance: "one".into(), packages_max };
+        match self.run(command).map(|decision| decision.answer) {
+            Ok(Answer::Leases(leases)) => leases,
+            Err(Rejection::WorkerUnknown) => vec![],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The receipt for a lease and its units; `lie` 0 is the honest result.
+    pub fn receipt(&self, id: LeaseId, lie: u8) -> (Receipt, Vec<(u64, Vec<OutputCommitment>)>) {
+        let lease = &self.state.leases()[&id];
+        let units: Vec<_> = self
+            .state
+            .lease_units(lease)
+            .into_iter()
+            .flat_map(|run| run.units())
+            .map(|unit| (unit, vec![output(lease.job, unit, lie)]))
+            .collect();
+        let leaves: Vec<_> = units
+            .iter()
+            .map(|(unit, outputs)| UnitLeaf {
+                job: lease.job,
+                unit: *unit,
+                outputs: outputs.clone(),
+                status: UnitStatus::Done,
+            })
+            .collect();
+        let receipt = Receipt {
+            market: MARKET,
+            lease: id,
+            generation: lease.generation,
+            worker: lease.worker,
+            job: lease.job,
+            units: units.len() as u32,
+            package_root: package_root(&leaves),
+            adapter: "test".into(),
+            started_at_ms: self.now_ms,
+            device_us: 500 * units.len() as u64,
+            total_us: 600 * units.len() as u64,
+        };
+        (receipt, units)
+    }
+
+    pub fn commit_receipt(
+        &mut self,
+        receipt: Receipt,
+        units: Vec<(u64, Vec<OutputCommitment>)>,
+    ) -> Result<ReceiptOutcome, Rejection> {
+        let seed = Hash::of_parts(&[b"secret", &receipt.digest().0]);
+        let command = Command::Commit { receipt: receipt.into(), signature: Signature([0; 64]), units, seed };
+        self.run(command).map(|decision| match decision.answer {
+            Answer::Receipt(outcome) => outcome,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    pub fn commit(&mut self, lease: LeaseId, lie: u8) -> Result<ReceiptOutcome, Rejection> {
+        let (receipt, units) = self.receipt(lease, lie);
+        self.commit_receipt(receipt, units)
+    }
+
+    /// A receipt for a lease that is no longer there.
+    pub fn commit_receipt_of_ended(&mut self, lease: LeaseId) -> Result<ReceiptOutcome, Rejection> {
+        let receipt = Receipt {
+            market: MARKET,
+            lease,
+            generation: 1,
+            worker: key(1),
+            job: JobId(1),
+            units: 1,
+            package_root: Hash([0; 32]),
+            adapter: "test".into(),
+            started_at_ms: 0,
+            device_us: 1,
+            total_us: 1,
+        };
+        self.commit_receipt(receipt, vec![(1, vec![output(JobId(1), 1, 0)])])
+    }
+
+    pub fn advance(&mut self, by_ms: u64) {
+        self.now_ms += by_ms;
+        self.run(Command::AdvanceTime).expect("time passes");
+    }
+
+    /// What a shell does with comparisons: here, outputs agree when they are equal.
+    pub fn judge(&mut self) {
+        for comparison in self.state.comparisons(100) {
+            let agrees = comparison.pairs.is_empty();
+            let (check, evidence) = (comparison.check, "compared".into());
+            self.run(Command::RecordOpinion { check, agrees, evidence }).expect("the opinion is wanted");
+        }
+    }
+
+    /// Lets workers take and honestly finish work until every job has ended. Fails when nothing moves any more.
+    pub fn finish(&mut self, workers: &[PublicKey]) {
+        for _ in 0..10_000 {
+            if self.state.jobs().values().all(|job| job.state.ended()) {
+                return;
+            }
+            for worker in workers {
+                let gone = self.state.workers().get(worker).is_none_or(|w| w.gone.is_some() || w.draining);
+                if gone {
+                    let leave = Command::Leave { worker: *worker, instance: "one".into(), drain: false };
+                    let _ = self.run(leave);
+                    self.announce(*worker);
+                }
+                let held: Vec<_> = self.state.workers()[worker].leases.iter().copied().collect();
+                for lease in held.into_iter().chain(self.lease(*worker, 4)) {
+                    // One commitment may settle a package and end another lease.
+                    if self.state.leases().contains_key(&lease) {
+                        self.commit(lease, 0).expect("an honest receipt for an active lease is taken");
+                    }
+                }
+                self.judge();
+            }
+            self.advance(700);
+        }
+        let reasons: BTreeMap<_, _> =
+            self.state.jobs().keys().map(|job| (*job, self.state.job_reason(*job))).collect();
+        panic!("jobs stall: {reasons:?}");
+    }
+
+    pub fn check_of(&self, lease: LeaseId) -> Option<CheckId> {
+        match self.state.leases()[&lease].work {
+            Work::Check { check } => Some(check),
+            Work::Package { .. } => None,
+        }
+    }
+}
