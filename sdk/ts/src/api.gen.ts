@@ -1,0 +1,787 @@
+// Made from docs/openapi.json by scripts/api-types.mjs; do not edit.
+
+/** `GET /v1/accounts/{id}`. */
+export interface Account {
+  /** What it can spend. */
+  available: Amount;
+  /** All it was ever paid for work. */
+  earned: Amount;
+  /** What its unfinished jobs hold. */
+  escrowed: Amount;
+  /** The wallet. */
+  id: PublicKey;
+  /** All its jobs ever paid. */
+  spent: Amount;
+}
+
+export type Amount = string;
+
+/** `POST /v1/workers`: the key of the token announces its device. */
+export interface AnnounceRequest {
+  /** The device. */
+  device: DeviceFacts;
+  /** Random per process or tab, so that two with one key are told apart. At most 64 characters. */
+  instance: string;
+  /** The worker's version, such as `plexus/0.1.0`. */
+  version: string;
+}
+
+/** The word `auto`. */
+export type Auto = 'auto';
+
+/** A named buffer. Exactly one of `input`, `blob`, `output` and `scratch` says where its bytes come from or go to. */
+export interface Buffer {
+  /** Filled from this blob, the same for every unit. */
+  blob?: Hash | null;
+  /** How two executions of this output are compared (outputs only; `exact` by default). */
+  compare?: Compare | null;
+  /** The element type. */
+  dtype: Dtype;
+  /** Filled from this input of the unit. */
+  input?: number | null;
+  /** Read back as this output of the unit; zero before the first pass. */
+  output?: number | null;
+  /** A name under which the device may keep the buffer between units. */
+  resident?: string | null;
+  /** Lives only within the unit; zero before the first pass. */
+  scratch?: boolean;
+  /** The extent of each axis, outermost first. */
+  shape: number[];
+}
+
+/** The text to sign, in the form of Sign-In With Solana. */
+export interface Challenge {
+  /** When it can no longer be answered. */
+  expires_at: string;
+  /** The exact UTF-8 text to sign with the key of `address`. */
+  message: string;
+  /** Names this challenge; valid once. */
+  nonce: string;
+}
+
+/** `POST /v1/auth/challenge`. */
+export interface ChallengeRequest {
+  /** The wallet that logs in; or a session key that was delegated before. */
+  address: PublicKey;
+  /** A key that shall act for the wallet. */
+  session?: SessionRequest | null;
+}
+
+/** How two executions of an output are compared. */
+export type Compare = Exact | Tolerance;
+
+/** `POST /v1/accounts/{id}/deposit`: test tokens, where the market has a faucet. */
+export interface DepositRequest {
+  /** How much. */
+  amount: Amount;
+}
+
+/** A device as its worker describes it. Facts are reported, not proved: matching may use them, payment never does. */
+export interface DeviceFacts {
+  /** The adapter's name, such as `llvmpipe (LLVM 15.0.6, 256 bits)`. */
+  adapter: string;
+  /** `vulkan`, `metal`, `dx12` or `webgpu`. */
+  backend: string;
+  /** WebGPU feature names the runtime can use, sorted. */
+  features: string[];
+  /** Native or browser. */
+  kind: WorkerKind;
+  /** The adapter's limits. */
+  limits: DeviceLimits;
+  /** The adapter's vendor, as far as the runtime tells. */
+  vendor: string;
+}
+
+/** The adapter limits that decide whether a program fits. */
+export interface DeviceLimits {
+  /** Largest buffer, in bytes. */
+  buffer_bytes_max: string;
+  /** Largest storage buffer a program can bind, in bytes. */
+  storage_buffer_bytes_max: string;
+  /** Storage buffers one pass can bind. */
+  storage_buffers_max: number;
+  /** Workgroup memory, in bytes. */
+  workgroup_bytes_max: number;
+  /** Invocations in a workgroup. */
+  workgroup_invocations_max: number;
+  /** Workgroups in one dimension of a dispatch. */
+  workgroups_per_dimension_max: number;
+}
+
+/** A number of workgroups. */
+export type Dispatch = number | string;
+
+/** An element type, stored little endian and tightly packed. */
+export type Dtype = 'i8' | 'u8' | 'i32' | 'u32' | 'f16' | 'f32';
+
+/** One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag). */
+export type Event =
+  | Job & {
+    type: 'job';
+  }
+  | Worker & {
+    type: 'worker';
+  }
+  | Payment & {
+    type: 'payment';
+  };
+
+/** The word `exact`. */
+export type Exact = 'exact';
+
+export type Hash = string;
+
+/** `GET /v1/health`. */
+export interface Health {
+  /** Why, when degraded. */
+  reason?: Reason | null;
+  /** Last journal sequence that is durable. */
+  seq: string;
+  /** `ok`, or `degraded` with a reason. */
+  status: string;
+  /** The server's version. */
+  version: string;
+}
+
+/** What a heartbeat brings back. */
+export interface HeartbeatAnswer {
+  /** Leases of the request that the worker no longer holds: stop working on them. */
+  lost: LeaseId[];
+  /** Why the worker is idle, or what it is doing. */
+  reason: Reason;
+}
+
+/** `POST /v1/workers/{id}/heartbeat`. */
+export interface HeartbeatRequest {
+  /** As announced. */
+  instance: string;
+  /** Leases still worked on: their deadlines move on. */
+  leases: LeaseId[];
+}
+
+/**
+ * One input of every unit: unit `i` sees `length` bytes of the blob from `offset + i · stride`. Bytes past the blob's end
+ * are zero, so that the last unit of an uneven split has the same shape as the others. A stride of 0 gives every unit the
+ * same bytes.
+ */
+export interface InputSplit {
+  /** The blob. */
+  blob: Hash;
+  /** Bytes a unit sees. */
+  length: string;
+  /** Where unit 0 begins, in bytes. */
+  offset: string;
+  /** From one unit's beginning to the next one's, in bytes. */
+  stride: string;
+}
+
+/** `GET /v1/jobs/{id}`. */
+export interface Job {
+  /** When it ended. */
+  ended_at?: string | null;
+  /** The job. */
+  id: JobId;
+  /** Its inputs. */
+  inputs: InputSplit[];
+  /** Its result files. */
+  joins: JoinSpec[];
+  /** The queue segment. */
+  kind: JobKind;
+  /** The blob with the manifest. */
+  manifest: Hash;
+  /** Its money. */
+  money: JobMoney;
+  /** Its name. */
+  name: string;
+  /** Who pays. */
+  owner: PublicKey;
+  /** Where they are. */
+  progress: Progress;
+  /** Why it is not done yet, or why it ended incomplete. */
+  reason?: Reason | null;
+  /** Where it is in its life. */
+  state: JobState;
+  /** When it was submitted. */
+  submitted_at: string;
+  /** What one unit pays. */
+  unit_price: Amount;
+  /** How many units. */
+  units: string;
+  /** What verification did. */
+  verification: VerificationCounts;
+  /** Who worked on it. */
+  workers: JobWorker[];
+}
+
+export type JobId = string;
+
+/** The queue's segments. */
+export type JobKind = 'batch' | 'inference' | 'training';
+
+/** The money of one job. `escrowed = paid + treasury + burned + refunded + held`. */
+export interface JobMoney {
+  /** Burned. */
+  burned: Amount;
+  /** Taken from the owner at submission. */
+  escrowed: Amount;
+  /** Still held. */
+  held: Amount;
+  /** Paid to workers. */
+  paid: Amount;
+  /** Returned to the owner. */
+  refunded: Amount;
+  /** Paid to the treasury. */
+  treasury: Amount;
+}
+
+/** `POST /v1/jobs`. Every blob it names must have been uploaded. */
+export interface JobRequest {
+  /** The most the job may hold in escrow; no cap when absent. */
+  budget?: Amount | null;
+  /** One a manifest input, in order. */
+  inputs: InputSplit[];
+  /** How outputs become files. */
+  joins?: JoinSpec[];
+  /** What a unit computes. */
+  manifest: Manifest;
+  /** A name for people, at most 100 characters. */
+  name: string;
+  /** Units a package; the market decides when absent. */
+  package_units?: number | null;
+  /** What one unit pays. */
+  unit_price: Amount;
+  /** How many units. */
+  units: string;
+}
+
+/** Where a job is in its life. */
+export type JobState = 'waiting' | 'running' | 'done' | 'cancelled' | 'incomplete';
+
+/** One worker's part in a job. */
+export interface JobWorker {
+  /** Units it checked. */
+  checked: string;
+  /** Time its device worked for the job, in microseconds, by its receipts. */
+  device_us: string;
+  /** What its owner was paid for both. */
+  paid: Amount;
+  /** Units accepted from it. */
+  units: string;
+  /** The worker. */
+  worker: PublicKey;
+}
+
+/** A result file's format. */
+export type JoinFormat = 'csv' | 'npy' | 'png';
+
+/** How units lie in a result file. */
+export type JoinLayout =
+  | {
+    kind: 'axis';
+    /** Rows of one unit. */
+    rows_per_unit: number;
+    /** Rows of the whole. */
+    rows_total: string;
+  }
+  | {
+    /** Of the image, in pixels. */
+    height: number;
+    kind: 'tiles';
+    /** Of a tile, in pixels. */
+    tile_height: number;
+    /** Of a tile, in pixels. */
+    tile_width: number;
+    /** Of the image, in pixels. */
+    width: number;
+  }
+  | {
+    kind: 'stack';
+  };
+
+/** An input of one element that becomes a leading column of a joined CSV. */
+export interface JoinParameter {
+  /** The element type. */
+  dtype: Dtype;
+  /** The column's name. */
+  name: string;
+  /** Where a unit's value lies. */
+  split: InputSplit;
+}
+
+/** How the units' buffers of one output become one file. */
+export interface JoinSpec {
+  /** Column names of a CSV. */
+  columns?: string[];
+  /** A blob of the expected values, in the output's dtype and row-major order: the file then reports how many rows agree. */
+  expect?: Hash | null;
+  /** The file's name, without folders. */
+  file: string;
+  /** Its format. */
+  format: JoinFormat;
+  /** How units lie in the file. */
+  layout: JoinLayout;
+  /** The output's number in the manifest. */
+  output: number;
+  /** Inputs that become leading columns of a CSV: what a sweep varied. */
+  parameters?: JoinParameter[];
+}
+
+/** One WGSL entry point. */
+export interface Kernel {
+  /** The blob that holds the WGSL text. */
+  blob: Hash;
+  /** The entry point's name. */
+  entry: string;
+  /** Values of the module's `override` constants. */
+  overrides?: Record<string, Override>;
+}
+
+/** One package in a worker's hands. Whether it is first work or a check of somebody else's is not told. */
+export interface Lease {
+  /** When the lease ends unless a heartbeat renews it, in milliseconds from now. */
+  expires_in_ms: number;
+  /** Goes into the receipt. */
+  generation: number;
+  /** The lease. */
+  id: LeaseId;
+  /** The job's inputs. */
+  inputs: InputSplit[];
+  /** The job. */
+  job: JobId;
+  /** The blob with the manifest. */
+  manifest: Hash;
+  /** The units to run, in order. */
+  units: UnitRun[];
+}
+
+/** Work, or the reason why there is none. */
+export interface LeaseAnswer {
+  /** The leases; empty when the wait ended without work. */
+  leases: Lease[];
+  /** Why there is none. */
+  reason?: Reason | null;
+}
+
+export type LeaseId = string;
+
+/** `POST /v1/leases`: a long poll. */
+export interface LeaseRequest {
+  /** As announced. */
+  instance: string;
+  /** Most packages wanted (1 to 64). */
+  packages_max: number;
+  /** How long to wait for work, in milliseconds (at most 30 000). */
+  wait_ms?: number;
+}
+
+/** `POST /v1/workers/{id}/leave`. */
+export interface LeaveRequest {
+  /** `true`: take no more leases, but keep the ones held. `false`: give everything back now. */
+  drain?: boolean;
+  /** As announced. */
+  instance: string;
+}
+
+/** `GET /v1/ledger`: all money there is. `deposited = available + held + treasury + burned`. */
+export interface Ledger {
+  /** In accounts. */
+  available: Amount;
+  /** Ever burned. */
+  burned: Amount;
+  /** All that ever came in. */
+  deposited: Amount;
+  /** Ever put into escrow. */
+  escrowed: Amount;
+  /** In the escrow of unfinished jobs. */
+  held: Amount;
+  /** Ever paid to workers. */
+  paid: Amount;
+  /** Ever refunded. */
+  refunded: Amount;
+  /** Ever paid to the treasury. */
+  treasury: Amount;
+}
+
+/** Bounds on one unit. */
+export interface Limits {
+  /** Device memory of all buffers together, in bytes. */
+  memory_bytes_max: number;
+  /** Time of one unit on the device, in milliseconds; a watchdog ends the lease after it. */
+  time_ms_max: number;
+}
+
+/** `POST /v1/auth/login`. */
+export interface LoginRequest {
+  /** The challenge's nonce. */
+  nonce: string;
+  /** Ed25519 signature over the message's bytes. */
+  signature: Signature;
+}
+
+/** A program with its limits and the policy that verifies it. */
+export interface Manifest {
+  /** What kind of work it is, for the queue. */
+  kind: JobKind;
+  /** Bounds that end a unit which exceeds them. */
+  limits: Limits;
+  /** What a device must have. */
+  needs?: Needs;
+  /** The passes and buffers. */
+  program: Program;
+  /** What runs it. */
+  runtime: Runtime;
+  /** How results are verified. */
+  verify: Verify;
+  /** Format version: 1. */
+  version: number;
+}
+
+/** `GET /v1/market`: what a client needs to know of this market. */
+export interface MarketInfo {
+  /** Largest blob, in bytes. */
+  blob_bytes_max: string;
+  /** The burned share, in basis points. */
+  burn_bps: number;
+  /** Whether test tokens can be had. */
+  faucet: boolean;
+  /** A worker that is silent this long loses its leases, in milliseconds. */
+  heartbeat_ms_max: number;
+  /** The market's key, part of every signed receipt. */
+  market: PublicKey;
+  /** The provider's share of a payment, in basis points. */
+  provider_bps: number;
+  /** The treasury's share, in basis points. */
+  treasury_bps: number;
+}
+
+/** What a device must offer. */
+export interface Needs {
+  /** WebGPU feature names. */
+  features?: string[];
+  /** Least size of the largest storage binding, in bytes. */
+  storage_buffer_bytes_min?: number;
+}
+
+/** What a worker commits to for one output of one unit. */
+export interface OutputCommitment {
+  /** The blob with the output's bytes. */
+  blob: Hash;
+  /** Merkle root over its 64 KiB chunks. */
+  chunk_root: Hash;
+  /** Its length in bytes. */
+  length: string;
+}
+
+/** The value of an `override` constant. */
+export type Override = number | Auto;
+
+export type PackageId = string;
+
+/** One dispatch of one kernel. */
+export interface Pass {
+  /** Buffer names; number `i` is `@group(0) @binding(i)`. */
+  bind: string[];
+  /** Workgroups along x, y and z; missing ones are 1. */
+  dispatch: Dispatch[];
+  /** A name in `kernels`. */
+  kernel: string;
+}
+
+/** One movement of money, `GET /v1/payments`. */
+export interface Payment {
+  /** Whose money changed: the receiver, or the payer of an escrow. */
+  account?: PublicKey | null;
+  /** How much. */
+  amount: Amount;
+  /** When. */
+  at: string;
+  /** For which job. */
+  job?: JobId | null;
+  /** Why. */
+  kind: PaymentKind;
+  /** For which package. */
+  package?: PackageId | null;
+  /** The journal sequence of the event that moved it. */
+  seq: string;
+  /** By which worker. */
+  worker?: PublicKey | null;
+}
+
+/** Why money moved. */
+export type PaymentKind = 'deposit' | 'escrow' | 'work' | 'check' | 'treasury' | 'burn' | 'refund';
+
+/** What went wrong, for programs (`code`) and people (`detail`, `fix`). */
+export interface Problem {
+  /** Stable code from [`code`]. */
+  code: string;
+  /** Column in that line, from 1. */
+  column?: number | null;
+  /** What happened this time. */
+  detail: string;
+  /** The field of the request, such as `manifest.program.passes[0]`. */
+  field?: string | null;
+  /** What to do about it. */
+  fix: string;
+  /** Line in the text the field names, from 1. */
+  line?: number | null;
+  /** The HTTP status. */
+  status: number;
+  /** A short title for the code. */
+  title: string;
+  /** `https://plexus.network/problems/<code>`. */
+  type: string;
+}
+
+/** Compute passes over named buffers. */
+export interface Program {
+  /** Buffers by name. */
+  buffers: Record<string, Buffer>;
+  /** WGSL modules by name. */
+  kernels: Record<string, Kernel>;
+  /** Passes in the order they run; each sees what the ones before it wrote. */
+  passes: Pass[];
+}
+
+/** How many units are where. */
+export interface Progress {
+  /** Verified and paid. */
+  accepted: string;
+  /** Committed, not yet verified. */
+  checking: string;
+  /** In a worker's hands. */
+  leased: string;
+  /** Given up after too many attempts. */
+  parked: string;
+  /** Not leased. */
+  waiting: string;
+}
+
+export type PublicKey = string;
+
+/** Why something waits, in code, words and numbers. */
+export interface Reason {
+  /** Stable code, such as `no_matching_job`. */
+  code: string;
+  /** The numbers behind the sentence. */
+  facts?: Record<string, string>;
+  /** One sentence for a person. */
+  text: string;
+}
+
+/** The body a worker signs (kind `receipt`). Everything that ties it to one lease of one market is inside. */
+export interface Receipt {
+  /** The adapter that computed, as announced. */
+  adapter: string;
+  /** Time on the device, in microseconds. */
+  device_us: string;
+  /** The lease's generation. */
+  generation: number;
+  /** The job. */
+  job: JobId;
+  /** The lease that is answered. */
+  lease: LeaseId;
+  /** The market's key. */
+  market: PublicKey;
+  /** Merkle root over the unit leaves. */
+  package_root: Hash;
+  /** When the first unit began, in milliseconds of the Unix epoch by the worker's clock. */
+  started_at_ms: string;
+  /** Time from taking the package to committing it, in microseconds. */
+  total_us: string;
+  /** Units covered. */
+  units: number;
+  /** The key that signs. */
+  worker: PublicKey;
+}
+
+/** What became of a receipt. */
+export type ReceiptResult =
+  | {
+    /** The lease. */
+    lease: LeaseId;
+    /** What the worker's owner was paid. */
+    paid: Amount;
+    status: 'accepted';
+  }
+  | {
+    /** The lease. */
+    lease: LeaseId;
+    status: 'checking';
+  }
+  | {
+    /** The lease. */
+    lease: LeaseId;
+    /** Why. */
+    problem: Problem;
+    status: 'refused';
+  };
+
+/** One answer a receipt, in order. */
+export interface ReceiptsAnswer {
+  /** What became of each. */
+  results: ReceiptResult[];
+}
+
+/** `POST /v1/receipts`. */
+export interface ReceiptsRequest {
+  /** At most 64. */
+  receipts: SignedReceipt[];
+}
+
+/** Why a worker gives a lease back. */
+export type ReleaseCause = 'leaving' | 'timed_out' | 'device_failed' | 'program_failed' | 'input_failed';
+
+/** `POST /v1/leases/{id}/release`: gives a lease back. */
+export interface ReleaseRequest {
+  /** Why. */
+  cause: ReleaseCause;
+  /** What happened, for a person; at most 1 000 characters. */
+  detail?: string;
+  /** The lease's generation. */
+  generation: number;
+}
+
+/** The runtime a manifest is written for. */
+export type Runtime = 'wgsl';
+
+/** A login that succeeded. */
+export interface Session {
+  /** The wallet acted for. */
+  account: PublicKey;
+  /** When the token ends; log in again before. */
+  expires_at: string;
+  /** The key that acts: the session key where one was delegated, else the wallet. */
+  key: PublicKey;
+  /** Bearer token (JWT, EdDSA). */
+  token: string;
+}
+
+/** A delegation that the wallet is asked to sign. */
+export interface SessionRequest {
+  /** The session key. */
+  key: PublicKey;
+  /** How long it may act, in seconds (at most 30 days). */
+  lifetime_s: number;
+}
+
+export type Signature = string;
+
+/** A receipt with its signature and what its Merkle root covers. */
+export interface SignedReceipt {
+  /** The signed body. */
+  receipt: Receipt;
+  /** By the receipt's worker. */
+  signature: Signature;
+  /** The units' outputs, in package order. */
+  units: UnitOutputs[];
+}
+
+/** Elements `a` and `b` agree when `|a − b| ≤ abs + rel · max(|a|, |b|)`. */
+export interface Tolerance {
+  /** Absolute error allowed. */
+  abs: number;
+  /** Bound on the mean of `|a − b|` over all elements, outliers included. */
+  mean_abs_max?: number | null;
+  /** Share of elements, 0 to 1, that may disagree. */
+  outliers_max?: number;
+  /** Relative error allowed. */
+  rel?: number;
+}
+
+/** One unit of `GET /v1/jobs/{id}/units`. */
+export interface Unit {
+  /** Who re-executed it and agreed. */
+  checked_by?: PublicKey[];
+  /** The unit. */
+  id: UnitId;
+  /** Its outputs, once accepted. */
+  outputs?: OutputCommitment[];
+  /** Where it is. */
+  state: UnitState;
+  /** Who computed it, once accepted. */
+  worker?: PublicKey | null;
+}
+
+export type UnitId = string;
+
+/** The outputs of one unit. */
+export interface UnitOutputs {
+  /** In output order. */
+  outputs: OutputCommitment[];
+  /** The unit's index. */
+  unit: string;
+}
+
+/** A contiguous run of units of one job. */
+export interface UnitRun {
+  /** How many. */
+  count: number;
+  /** Index of the first unit. */
+  first: string;
+}
+
+/** Where a unit is. */
+export type UnitState = 'waiting' | 'leased' | 'checking' | 'accepted' | 'parked';
+
+/** What verification did for a job so far, in units. */
+export interface VerificationCounts {
+  /** Of those, re-executed by the market's own verifier. */
+  by_verifier: string;
+  /** Re-executed by somebody else, with the same result. */
+  checked: string;
+  /** Re-executed with a different result. */
+  disputed: string;
+  /** Rejected and run again. */
+  rejected: string;
+  /** Accepted because the draw after the commitment did not pick them. */
+  sampled_out: string;
+}
+
+/** How results are verified. */
+export type Verify =
+  | {
+    policy: 'audit';
+    /** Least share of units that is drawn, 0 to 1, however trusted the worker. */
+    rate_min: number;
+  }
+  | {
+    /** Owners that agree, 2 to 5. */
+    agree: number;
+    policy: 'quorum';
+  };
+
+/** One worker of `GET /v1/workers`. */
+export interface Worker {
+  /** Units it re-executed for others. */
+  checked: string;
+  /** Its device. */
+  device: DeviceFacts;
+  /** What its owner was paid for its work. */
+  earned: Amount;
+  /** The key that signs its receipts. */
+  id: PublicKey;
+  /** Native or browser. */
+  kind: WorkerKind;
+  /** Leases it holds. */
+  leases: number;
+  /** The wallet that is paid. */
+  owner: PublicKey;
+  /** Why it is not working, or what it works on. */
+  reason: Reason;
+  /** When it was last heard. */
+  seen_at: string;
+  /** What it is doing. */
+  state: WorkerState;
+  /** Consecutive packages that held. */
+  streak: number;
+  /** Units accepted from it. */
+  units: string;
+  /** Whether it is the market's own verifier. */
+  verifier: boolean;
+}
+
+/** Where a worker runs. */
+export type WorkerKind = 'native' | 'browser';
+
+/** What a worker is doing. */
+export type WorkerState = 'idle' | 'busy' | 'draining' | 'gone';

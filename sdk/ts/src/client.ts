@@ -1,0 +1,327 @@
+// The client of a market's HTTP API, for browsers and Node.js: typed calls, login by challenge, problems as errors.
+//
+// It logs in when a call needs it, renews the token before it ends and once when it is refused, and repeats calls that are safe
+// to repeat when the network fails or the market is overloaded. It keeps no data of its own.
+
+import type {
+  Account,
+  AnnounceRequest,
+  Challenge,
+  ChallengeRequest,
+  Health,
+  HeartbeatAnswer,
+  HeartbeatRequest,
+  Job,
+  JobRequest,
+  LeaseAnswer,
+  LeaseRequest,
+  LeaveRequest,
+  Ledger,
+  LoginRequest,
+  MarketInfo,
+  Page,
+  Payment,
+  Problem,
+  ReceiptsAnswer,
+  ReceiptsRequest,
+  ReleaseRequest,
+  Session,
+  Unit,
+  Worker,
+} from './api.js';
+import { blobId, type Hash } from './hash.js';
+import type { Signer } from './keys.js';
+
+/** The market refused a call; `problem` says why and what to do about it. */
+export class ProblemError extends Error {
+  constructor(readonly problem: Problem) {
+    super(problem.fix ? `${problem.detail} (${problem.code}): ${problem.fix}` : `${problem.detail} (${problem.code})`);
+    this.name = 'ProblemError';
+  }
+
+  /** The stable code. */
+  get code(): string {
+    return this.problem.code;
+  }
+}
+
+/** The market did not answer. */
+export class UnreachableError extends Error {
+  constructor(market: string, options?: ErrorOptions) {
+    super(`the market at ${market} does not answer`, options);
+    this.name = 'UnreachableError';
+  }
+}
+
+/** A download whose bytes are not those of its name. */
+export class BlobMismatchError extends Error {
+  constructor(wanted: Hash, found: Hash) {
+    super(`blob ${wanted} arrived as ${found}`);
+    this.name = 'BlobMismatchError';
+  }
+}
+
+export interface ClientOptions {
+  /** The market's address, such as `http://127.0.0.1:7700`. */
+  market: string;
+  /** Logs in and signs; without it only public calls work. */
+  signer?: Signer;
+  /** Instead of the global `fetch`. */
+  fetch?: typeof fetch;
+}
+
+interface CallOptions {
+  method?: 'GET' | 'POST' | 'PUT' | 'HEAD';
+  body?: unknown;
+  bytes?: Uint8Array<ArrayBuffer>;
+  headers?: Record<string, string>;
+  signedIn?: boolean;
+  /** The call may be sent again when no answer came: twice is the same as once. */
+  repeatable?: boolean;
+  signal?: AbortSignal;
+  /** Gives up after this time, in milliseconds. */
+  timeoutMs?: number;
+}
+
+const TIMEOUT_MS = 30_000;
+const REPEATS_MAX = 3;
+/** A token is renewed this long before it ends. */
+const RENEW_BEFORE_MS = 30_000;
+
+/** One market, seen by one key. */
+export class Client {
+  readonly market: string;
+  readonly signer: Signer | undefined;
+  readonly #fetch: typeof fetch;
+  #session: Promise<Session> | undefined;
+
+  constructor(options: ClientOptions) {
+    this.market = options.market.replace(/\/+$/, '');
+    this.signer = options.signer;
+    this.#fetch = options.fetch ?? ((input, init) => fetch(input, init));
+  }
+
+  health(): Promise<Health> {
+    return this.#json('/v1/health');
+  }
+
+  marketInfo(): Promise<MarketInfo> {
+    return this.#json('/v1/market');
+  }
+
+  ledger(): Promise<Ledger> {
+    return this.#json('/v1/ledger');
+  }
+
+  account(id: string): Promise<Account> {
+    return this.#json(`/v1/accounts/${id}`);
+  }
+
+  deposit(id: string, amount: bigint): Promise<Account> {
+    const headers = { 'idempotency-key': crypto.randomUUID() };
+    return this.#json(`/v1/accounts/${id}/deposit`, this.#post({ amount: String(amount) }, { headers }));
+  }
+
+  submit(job: JobRequest): Promise<Job> {
+    const headers = { 'idempotency-key': crypto.randomUUID() };
+    return this.#json('/v1/jobs', this.#post(job, { headers }));
+  }
+
+  jobs(options: { owner?: string; cursor?: string } = {}): Promise<Page<Job>> {
+    return this.#json(`/v1/jobs${query(options)}`);
+  }
+
+  job(id: string): Promise<Job> {
+    return this.#json(`/v1/jobs/${id}`);
+  }
+
+  units(job: string, options: { cursor?: string } = {}): Promise<Page<Unit>> {
+    return this.#json(`/v1/jobs/${job}/units${query(options)}`);
+  }
+
+  cancel(job: string): Promise<Job> {
+    return this.#json(`/v1/jobs/${job}/cancel`, this.#post({}));
+  }
+
+  /** Where a job's result file is; with `partial` also before every unit is there. */
+  resultUrl(job: string, output: number, partial = false): string {
+    return `${this.market}/v1/jobs/${job}/result/${output}${partial ? '?partial=true' : ''}`;
+  }
+
+  workers(options: { cursor?: string } = {}): Promise<Page<Worker>> {
+    return this.#json(`/v1/workers${query(options)}`);
+  }
+
+  payments(options: { job?: string; cursor?: string } = {}): Promise<Page<Payment>> {
+    return this.#json(`/v1/payments${query(options)}`);
+  }
+
+  announce(request: AnnounceRequest): Promise<Worker> {
+    return this.#json('/v1/workers', this.#post(request));
+  }
+
+  heartbeat(request: HeartbeatRequest): Promise<HeartbeatAnswer> {
+    return this.#json(`/v1/workers/${this.#address()}/heartbeat`, this.#post(request));
+  }
+
+  async leave(request: LeaveRequest): Promise<void> {
+    await this.#call(`/v1/workers/${this.#address()}/leave`, this.#post(request));
+  }
+
+  /** A long poll. It is not repeated: a lease that was given but not received would be taken twice. */
+  lease(request: LeaseRequest, signal?: AbortSignal): Promise<LeaseAnswer> {
+    const timeoutMs = (request.wait_ms ?? 0) + TIMEOUT_MS;
+    const options = this.#post(request, { repeatable: false, timeoutMs });
+    return this.#json('/v1/leases', signal ? { ...options, signal } : options);
+  }
+
+  async release(lease: string, request: ReleaseRequest): Promise<void> {
+    await this.#call(`/v1/leases/${lease}/release`, this.#post(request));
+  }
+
+  receipts(request: ReceiptsRequest): Promise<ReceiptsAnswer> {
+    return this.#json('/v1/receipts', this.#post(request));
+  }
+
+  /** A whole blob, checked against its hash. */
+  async blob(hash: Hash, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+    const answer = await this.#call(`/v1/blobs/${hash}`, { timeoutMs: 10 * TIMEOUT_MS, ...(signal && { signal }) });
+    const bytes = new Uint8Array(await this.#received(answer.arrayBuffer()));
+    const found = await blobId(bytes);
+    if (found !== hash) throw new BlobMismatchError(hash, found);
+    return bytes;
+  }
+
+  /** Uploads `bytes`, whose hash the caller knows. */
+  async putBlob(hash: Hash, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.#call(`/v1/blobs/${hash}`, { method: 'PUT', bytes, signedIn: true, repeatable: true, timeoutMs: 10 * TIMEOUT_MS });
+  }
+
+  /** Uploads `bytes` and returns their hash. */
+  async upload(bytes: Uint8Array<ArrayBuffer>): Promise<Hash> {
+    const hash = await blobId(bytes);
+    await this.putBlob(hash, bytes);
+    return hash;
+  }
+
+  /** The session of this client's key; logs in if there is none that still holds. */
+  async session(): Promise<Session> {
+    const current = await this.#session?.catch(() => undefined);
+    if (current && Date.parse(current.expires_at) - Date.now() > RENEW_BEFORE_MS) return current;
+    return this.#login();
+  }
+
+  #login(): Promise<Session> {
+    const pending = this.#loginOnce().catch((error: unknown) => {
+      if (this.#session === pending) this.#session = undefined;
+      throw error;
+    });
+    this.#session = pending;
+    return pending;
+  }
+
+  async #loginOnce(): Promise<Session> {
+    const signer = this.signer;
+    if (!signer) throw new Error('this call needs a key: give the client a signer');
+    const ask: ChallengeRequest = { address: signer.address };
+    const challenge = await this.#json<Challenge>('/v1/auth/challenge', { method: 'POST', body: ask, repeatable: true });
+    const signature = await signer.sign(new TextEncoder().encode(challenge.message));
+    const answer: LoginRequest = { nonce: challenge.nonce, signature };
+    return this.#json<Session>('/v1/auth/login', { method: 'POST', body: answer });
+  }
+
+  #address(): string {
+    if (!this.signer) throw new Error('this call needs a key: give the client a signer');
+    return this.signer.address;
+  }
+
+  #post(body: unknown, options: CallOptions = {}): CallOptions {
+    return { method: 'POST', body, signedIn: true, repeatable: true, ...options };
+  }
+
+  async #json<T>(path: string, options: CallOptions = {}): Promise<T> {
+    const answer = await this.#call(path, options);
+    return (await this.#received(answer.json())) as T;
+  }
+
+  #received<T>(body: Promise<T>): Promise<T> {
+    return body.catch((cause: unknown) => {
+      throw new UnreachableError(this.market, { cause });
+    });
+  }
+
+  async #call(path: string, options: CallOptions): Promise<Response> {
+    const repeats = (options.repeatable ?? (options.method ?? 'GET') === 'GET') ? REPEATS_MAX : 0;
+    let renewed = false;
+    for (let repeat = 0; ; repeat++) {
+      try {
+        return await this.#send(path, options);
+      } catch (error) {
+        if (options.signal?.aborted) throw error;
+        if (error instanceof ProblemError && error.problem.status === 401 && options.signedIn && !renewed) {
+          renewed = true;
+          repeat--;
+          await this.#login();
+          continue;
+        }
+        const passing = error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
+        if (!passing || repeat >= repeats) throw error;
+        await pause(200 * 2 ** repeat, options.signal);
+      }
+    }
+  }
+
+  async #send(path: string, options: CallOptions): Promise<Response> {
+    const headers: Record<string, string> = { ...options.headers };
+    if (options.body !== undefined) headers['content-type'] = 'application/json';
+    if (options.bytes) headers['content-type'] = 'application/octet-stream';
+    if (options.signedIn) headers['authorization'] = `Bearer ${(await this.session()).token}`;
+    const timeout = AbortSignal.timeout(options.timeoutMs ?? TIMEOUT_MS);
+    let answer: Response;
+    try {
+      answer = await this.#fetch(this.market + path, {
+        method: options.method ?? 'GET',
+        headers,
+        body: options.bytes ?? (options.body === undefined ? null : JSON.stringify(options.body)),
+        signal: options.signal ? AbortSignal.any([options.signal, timeout]) : timeout,
+      });
+    } catch (cause) {
+      if (options.signal?.aborted) throw cause;
+      throw new UnreachableError(this.market, { cause });
+    }
+    if (answer.ok) return answer;
+    throw new ProblemError(await problemOf(answer));
+  }
+}
+
+async function problemOf(answer: Response): Promise<Problem> {
+  const fallback: Problem = {
+    type: 'about:blank',
+    title: answer.statusText,
+    status: answer.status,
+    code: 'internal',
+    detail: `the market answered ${answer.status} ${answer.statusText}`.trim(),
+    fix: '',
+  };
+  try {
+    const body = (await answer.json()) as Partial<Problem>;
+    return { ...fallback, ...body };
+  } catch {
+    return fallback;
+  }
+}
+
+function query(parameters: Record<string, string | undefined>): string {
+  const present = Object.entries(parameters).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  return present.length > 0 ? `?${new URLSearchParams(present)}` : '';
+}
+
+function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms);
+    signal?.addEventListener('abort', () => {
+      clearTimeout(timer);
+      reject(signal.reason as Error);
+    });
+  });
+}
