@@ -2,7 +2,7 @@
 
 mod rules;
 
-use engine::{
+use plexus_engine::{
     Answer, Command, JobReason, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection, Release,
     Submission, WorkerReason,
 };

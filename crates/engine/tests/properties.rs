@@ -3,7 +3,7 @@
 
 mod rules;
 
-use engine::{Command, JobState, Params, Policy, Release, Submission};
+use plexus_engine::{Command, JobState, Params, Policy, Release, Submission};
 use proptest::prelude::*;
 use protocol::{Amount, PublicKey};
 use rules::{CLIENT, MARKET, World, key, spec};
@@ -95,7 +95,7 @@ fn world() -> World {
     let mut world = World::new(Params { attempts_max: 3, closed_leases_max: 50, ..Params::default() });
     world.fund(CLIENT, 1);
     let delegate =
-        Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: u64::from(u32::MAX) };
+        Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: 2_000_000_000 };
     world.run(delegate).expect("a fresh key can be delegated to");
     for worker in workers() {
         world.announce(worker);

@@ -1,0 +1,97 @@
+//! The journal's bytes are pinned: what this version wrote, every later version reads to the same state.
+//!
+//! `UPDATE_VECTORS=1` writes the file anew; do that only to append, never to change what is there.
+
+mod rules;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use plexus_engine::{Command, Event, Params, Policy, Release, State, violations};
+use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
+use serde_json::{Value, json};
+
+/// A history in which every kind of event happens.
+fn history() -> World {
+    let mut world = World::new(Params::default());
+    world.fund(CLIENT, 1);
+    let delegate = Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: 1_000_000 };
+    world.run(delegate).expect("delegated");
+    for worker in [key(101), key(2), key(3), MARKET] {
+        world.announce(worker);
+    }
+    let first = world.submit(spec(3, AUDIT));
+    let second = world.submit(spec(2, Policy::Quorum { agree: 2 }));
+    // A lie, its dissent and the third opinion.
+    let lease = world.lease(key(101), 1)[0];
+    world.commit(lease, 1).expect("taken");
+    let check = world.lease(key(2), 1)[0];
+    world.commit(check, 0).expect("taken");
+    world.advance(2_500);
+    let third = world.lease(MARKET, 1)[0];
+    world.commit(third, 0).expect("taken");
+    // An expired lease, a released one, a drained and a silent worker.
+    world.lease(key(2), 1);
+    world.run(Command::Leave { worker: key(2), instance: "one".into(), drain: true }).expect("draining");
+    let failed = world.lease(key(3), 1)[0];
+    let release = Release::Failed { code: "device_failed".into(), detail: "lost".into() };
+    let generation = world.state.leases()[&failed].generation;
+    world.run(Command::Release { worker: key(3), lease: failed, generation, release }).expect("released");
+    let beat = Command::Heartbeat { worker: key(3), instance: "one".into(), leases: vec![] };
+    world.run(beat).expect("alive");
+    world.advance(40_000);
+    world.run(Command::Resume).expect("back");
+    // A unit that always fails, on a job of its own.
+    world.announce(key(4));
+    let hopeless = world.submit(spec(1, AUDIT));
+    world.run(Command::Cancel { job: first, by: CLIENT }).expect("cancelled");
+    world.run(Command::Cancel { job: second, by: CLIENT }).expect("cancelled");
+    while !world.state.jobs()[&hopeless].state.ended() {
+        let lease = world.lease(key(4), 1)[0];
+        let generation = world.state.leases()[&lease].generation;
+        let release = Release::Failed { code: "timed_out".into(), detail: "too slow".into() };
+        world.run(Command::Release { worker: key(4), lease, generation, release }).expect("released");
+    }
+    world.submit(spec(2, AUDIT));
+    world.finish(&[key(3), key(4)]);
+    world
+}
+
+/// What the whole history left behind, in numbers that any version can name.
+fn outcome(state: &State) -> Value {
+    let l = state.ledger();
+    let amounts = [l.deposited, l.held, l.escrowed, l.paid, l.treasury, l.burned, l.refunded];
+    let accepted: u64 = state.jobs().values().map(|job| job.accepted_units).sum();
+    json!({ "ledger": amounts.map(|amount| amount.to_string()), "accepted_units": accepted, "seq": state.seq() })
+}
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/journal-v1.json")
+}
+
+#[test]
+fn the_committed_journal_reads_to_the_committed_state() {
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        let world = history();
+        let events: Vec<_> = world
+            .journal
+            .iter()
+            .map(|(at_ms, event)| json!({ "at_ms": at_ms, "event": hex::encode(borsh::to_vec(event).expect("serialises")) }))
+            .collect();
+        let file = json!({ "outcome": outcome(&world.state), "events": events });
+        std::fs::write(path(), format!("{file:#}\n")).expect("the vector is written");
+    }
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(path()).expect("the vector is there")).expect("JSON");
+    let mut state = State::default();
+    let mut kinds = BTreeSet::new();
+    for entry in file["events"].as_array().expect("a list") {
+        let bytes = hex::decode(entry["event"].as_str().expect("hex")).expect("hex");
+        kinds.insert(bytes[0]);
+        let event: Event = borsh::from_slice(&bytes).expect("an event of an earlier version still reads");
+        assert_eq!(borsh::to_vec(&event).expect("serialises"), bytes, "and writes the same bytes");
+        state.evolve(entry["at_ms"].as_u64().expect("a time"), &event);
+    }
+    assert_eq!(violations(&state), []);
+    assert_eq!(outcome(&state), file["outcome"]);
+    assert_eq!(kinds.len(), 19, "every kind of event is pinned: {kinds:?}");
+}
