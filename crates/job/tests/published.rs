@@ -1,0 +1,71 @@
+//! What is published about job files holds: the schema, the template and the examples.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use plexus_job::{CompiledJob, Folder, check_join, compile, schema, schema_text, template};
+use protocol::JoinLayout;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn the_committed_schema_is_the_current_one() {
+    let path = root().join("docs/job-file.schema.json");
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(&path, schema_text()).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    let committed: serde_json::Value = serde_json::from_str(&committed).unwrap_or_default();
+    assert!(
+        committed == schema(),
+        "docs/job-file.schema.json is out of date: UPDATE_SCHEMA=1 cargo test -p plexus-job --test published"
+    );
+}
+
+#[track_caller]
+fn check_program(job: &CompiledJob) {
+    let kernels = job.manifest.program.kernels.values();
+    let texts = kernels.map(|kernel| {
+        (kernel.blob, String::from_utf8(job.blobs[&kernel.blob].to_vec()).expect("kernels are text"))
+    });
+    program::check(&job.manifest, &texts.collect()).unwrap_or_else(|error| panic!("{}: {error}", job.name));
+    for join in &job.joins {
+        check_join(join, &job.manifest, job.units).unwrap_or_else(|error| panic!("{}: {error}", job.name));
+        join.blobs().for_each(|blob| assert!(job.blobs.contains_key(&blob)));
+    }
+    job.inputs.iter().for_each(|input| assert!(job.blobs.contains_key(&input.blob)));
+}
+
+#[test]
+fn the_template_is_a_job_that_runs() {
+    let files: BTreeMap<&str, &str> = template().iter().map(|file| (file.name, file.text)).collect();
+    let job = compile(files["job.toml"], "job.toml", &files).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((job.units, job.joins.len()), (40, 1));
+    let layout = JoinLayout::Tiles { width: 640, height: 400, tile_width: 80, tile_height: 80 };
+    assert_eq!((&job.joins[0].file[..], job.joins[0].layout), ("mandelbrot.png", layout));
+    check_program(&job);
+}
+
+fn example(name: &str) -> CompiledJob {
+    let folder = root().join("examples").join(name);
+    let text = fs::read_to_string(folder.join("job.toml")).unwrap();
+    let job = compile(&text, "job.toml", &Folder(folder)).unwrap_or_else(|error| panic!("{error}"));
+    check_program(&job);
+    job
+}
+
+#[test]
+fn the_digits_example_is_a_job_that_runs() {
+    let job = example("digits");
+    assert_eq!((job.units, &job.joins[0].file[..]), (75, "predictions.csv"));
+    assert_eq!(job.joins[0].layout, JoinLayout::Axis { rows_total: 599, rows_per_unit: 8 });
+    assert!(job.joins[0].expect.is_some());
+}
+
+#[test]
+fn the_render_example_is_a_job_that_runs() {
+    let job = example("render");
+    assert_eq!(&job.joins[0].file[..], "render.png");
+    assert!(matches!(job.joins[0].layout, JoinLayout::Tiles { width: 960, height: 540, .. }));
+}
