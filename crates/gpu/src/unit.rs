@@ -218,9 +218,10 @@ impl Program {
 }
 
 impl Pending {
-    /// Waits for the unit's end and returns its outputs. After a timeout the unit is still running.
-    pub fn wait(mut self, timeout: Duration) -> Result<UnitOutcome, GpuError> {
-        let gpu = &self.core.gpu;
+    /// Waits for the unit's end and returns its outputs, once. After a timeout the unit is still running and may be waited for
+    /// again.
+    pub fn wait(&mut self, timeout: Duration) -> Result<UnitOutcome, GpuError> {
+        let gpu = self.core.gpu.clone();
         let wait = PollType::Wait { submission_index: Some(self.submission.clone()), timeout: Some(timeout) };
         match gpu.device.poll(wait) {
             Ok(_) => {}
@@ -242,7 +243,9 @@ impl Pending {
             return Err(error);
         }
 
-        let slot = self.slot.take().expect("a pending unit has its buffers until it is waited for");
+        let Some(slot) = self.slot.take() else {
+            return Err(GpuError::Refused("the unit's outputs were taken already".into()));
+        };
         let read = self.core.read(&slot);
         let ended = *self.done.get_or_init(Instant::now);
         let mut state = self.core.lock();

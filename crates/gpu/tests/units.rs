@@ -80,7 +80,7 @@ fn units_in_flight_keep_apart_and_are_bounded() {
     let submit = |unit: u32| program.submit(&[bytes(unit..unit + 300)]);
     let pending: Vec<_> = (0..RING_LENGTH as u32).map(|unit| submit(unit).unwrap()).collect();
     assert!(matches!(submit(9), Err(GpuError::RingFull(_))));
-    for (unit, pending) in (0..).zip(pending) {
+    for (unit, mut pending) in (0..).zip(pending) {
         assert_eq!(pending.wait(TIMEOUT).unwrap().outputs, [bytes(unit + 1..unit + 301)]);
     }
     // An abandoned unit makes room too.
@@ -147,7 +147,7 @@ fn passes_see_what_the_ones_before_wrote() {
 
     let blobs = BTreeMap::from([(Hash::of(&factor), factor)]);
     let program = Program::load(&GPU, plan, &blobs).unwrap();
-    let pending = program.submit(&[bytes(0..24), bytes([0, 0, 5, 0])]).unwrap();
+    let mut pending = program.submit(&[bytes(0..24), bytes([0, 0, 5, 0])]).unwrap();
     let expected: Vec<u8> = (0..21u8).map(|i| i * (2 + i % 2) + 5).collect();
     assert_eq!(pending.wait(TIMEOUT).unwrap().outputs, [expected]);
 }
