@@ -69,3 +69,26 @@ fn the_render_example_is_a_job_that_runs() {
     assert_eq!(&job.joins[0].file[..], "render.png");
     assert!(matches!(job.joins[0].layout, JoinLayout::Tiles { width: 960, height: 540, .. }));
 }
+
+#[test]
+fn the_documentation_names_every_key_and_its_example_compiles() {
+    let text = fs::read_to_string(root().join("docs/job-file.md")).unwrap();
+    let mut sections = vec![schema()];
+    sections.extend(schema()["$defs"].as_object().unwrap().values().cloned());
+    for section in &sections {
+        for key in section["properties"].as_object().unwrap().keys() {
+            assert!(text.contains(key.as_str()), "docs/job-file.md does not mention {key}");
+        }
+    }
+    let (_, example) = text.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let kernel = "override WIDTH: u32 = 64;
+        @group(0) @binding(0) var<storage, read> x: array<f32>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @compute @workgroup_size(WIDTH) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+            if id.x < arrayLength(&x) { y[id.x] = 2.0 * x[id.x]; }
+        }";
+    let files = BTreeMap::from([("double.wgsl", kernel), ("x.csv", "1,2,3\n4,5,6\n7,8,9\n")]);
+    let job = compile(example, "job.toml", &files).unwrap_or_else(|error| panic!("{error}"));
+    check_program(&job);
+}
