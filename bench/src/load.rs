@@ -1,0 +1,194 @@
+//! No-op units end to end: leases and receipts over HTTP, durable before they are answered.
+//!
+//! The load stands for workers whose units take no time. It signs every receipt; outputs are one blob that is there before
+//! the first receipt. Client and market share the machine's cores. Trust works as always: the first packages of each
+//! worker are checked by another owner, later ones by the draw.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use api::{
+    AnnounceRequest, JobRequest, JobState, Lease, LeaseRequest, ReceiptResult, ReceiptsRequest,
+    SignedReceipt, UnitOutputs,
+};
+use bytes::Bytes;
+use client::Client;
+use protocol::{
+    Amount, DeviceFacts, DeviceLimits, Manifest, OutputCommitment, PublicKey, Receipt, SecretKey, UnitLeaf,
+    UnitStatus, WorkerKind, package_root,
+};
+
+use crate::{market::Market, report::Report};
+
+/// Connections that lease and commit.
+const WORKERS: u8 = 8;
+
+/// One thread that writes nothing: the output stays the zeros it was cleared to.
+const KERNEL: &str = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+@compute @workgroup_size(1) fn main() { if (arrayLength(&out) > 1000u) { out[0] = 1u; } }";
+
+/// A device that fits every small job.
+pub fn device() -> DeviceFacts {
+    DeviceFacts {
+        kind: WorkerKind::Native,
+        adapter: "none (load generator)".into(),
+        vendor: "plexus".into(),
+        backend: "none".into(),
+        features: vec![],
+        limits: DeviceLimits {
+            storage_buffer_bytes_max: 128 << 20,
+            buffer_bytes_max: 256 << 20,
+            storage_buffers_max: 8,
+            workgroup_invocations_max: 256,
+            workgroup_bytes_max: 16 << 10,
+            workgroups_per_dimension_max: 65_535,
+        },
+    }
+}
+
+/// Measures packages of one unit and of a hundred.
+pub async fn measure(report: &mut Report, plexus: &Path) -> Result<()> {
+    for (package_units, units, aim) in [(1, 60_000, ">= 5000"), (100, 600_000, ">= 50000")] {
+        let market = Market::start(plexus, &["--no-verifier"]).await?;
+        let rate = run(&market, package_units, units).await?;
+        market.stop().await?;
+        let metric = format!("durable no-op units over HTTP, packages of {package_units}");
+        report.add(metric, rate, "units/s", Some(aim));
+    }
+    Ok(())
+}
+
+async fn run(market: &Market, package_units: u32, units: u64) -> Result<f64> {
+    let owner = Client::new(&market.address, SecretKey::from_seed([200; 32]))?;
+    let wallet = SecretKey::from_seed([200; 32]).public();
+    owner.deposit(&wallet, Amount(1_000 * protocol::BASE_UNITS_PER_TOKEN)).await.context("no faucet")?;
+    let kernel = owner.upload_blob(Bytes::from_static(KERNEL.as_bytes())).await?;
+    let output = Bytes::from_static(&[0; 4]);
+    owner.upload_blob(output.clone()).await?;
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({
+        "version": 1, "runtime": "wgsl", "kind": "batch",
+        "program": {
+            "kernels": { "noop": { "blob": kernel, "entry": "main" } },
+            "buffers": { "out": { "output": 0, "dtype": "u32", "shape": [1] } },
+            "passes": [ { "kernel": "noop", "bind": ["out"], "dispatch": [1] } ] },
+        "limits": { "memory_bytes_max": 1024, "time_ms_max": 1000 },
+        "verify": { "policy": "audit", "rate_min": 0.0 } }))?;
+    let market_key = owner.market().await?.market;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut workers = Vec::new();
+    for seed in 1..=WORKERS {
+        let worker = Worker {
+            client: Client::new(&market.address, SecretKey::from_seed([seed; 32]))?,
+            key: SecretKey::from_seed([seed; 32]),
+            market: market_key,
+            output: OutputCommitment::of(&output),
+            stop: stop.clone(),
+            packages_max: if package_units == 1 { 64 } else { 8 },
+        };
+        let announce =
+            AnnounceRequest { instance: "bench".into(), device: device(), version: "bench".into() };
+        worker.client.announce(&announce).await?;
+        workers.push(worker);
+    }
+    let request = JobRequest {
+        name: "no-op".into(),
+        manifest,
+        units,
+        inputs: vec![],
+        joins: vec![],
+        unit_price: Amount(1_000),
+        budget: None,
+        package_units: Some(package_units),
+    };
+    let started = Instant::now();
+    let job = owner.submit(&request).await?;
+    let tasks: Vec<_> = workers.into_iter().map(|worker| tokio::spawn(worker.work())).collect();
+    let seconds = loop {
+        let job = owner.job(job.id).await?;
+        match job.state {
+            JobState::Done => break started.elapsed().as_secs_f64(),
+            JobState::Waiting | JobState::Running => {}
+            other => bail!("the job ended as {other:?}: {:?}", job.reason),
+        }
+        if started.elapsed() > Duration::from_secs(120) {
+            bail!("the job stalls: {:?} {:?}", job.progress, job.reason);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await??;
+    }
+    Ok(units as f64 / seconds)
+}
+
+/// One connection that leases, "computes" and commits.
+struct Worker {
+    client: Client,
+    key: SecretKey,
+    market: PublicKey,
+    output: OutputCommitment,
+    stop: Arc<AtomicBool>,
+    packages_max: u32,
+}
+
+impl Worker {
+    async fn work(self) -> Result<()> {
+        let request =
+            LeaseRequest { instance: "bench".into(), packages_max: self.packages_max, wait_ms: 500 };
+        while !self.stop.load(Ordering::Relaxed) {
+            let leases = self.client.lease(&request).await?.leases;
+            if leases.is_empty() {
+                continue;
+            }
+            let receipts = leases.iter().map(|lease| self.receipt(lease)).collect();
+            for result in self.client.receipts(&ReceiptsRequest { receipts }).await?.results {
+                if let ReceiptResult::Refused { lease, problem } = result {
+                    bail!("the receipt of {lease} was refused: {problem}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn receipt(&self, lease: &Lease) -> SignedReceipt {
+        let units: Vec<_> = lease
+            .units
+            .iter()
+            .flat_map(|run| run.units())
+            .map(|unit| UnitOutputs { unit, outputs: vec![self.output] })
+            .collect();
+        let leaves: Vec<_> = units
+            .iter()
+            .map(|unit| UnitLeaf {
+                job: lease.job,
+                unit: unit.unit,
+                outputs: unit.outputs.clone(),
+                status: UnitStatus::Done,
+            })
+            .collect();
+        let receipt = Receipt {
+            market: self.market,
+            lease: lease.id,
+            generation: lease.generation,
+            worker: self.key.public(),
+            job: lease.job,
+            units: units.len() as u32,
+            package_root: package_root(&leaves),
+            adapter: "none (load generator)".into(),
+            started_at_ms: 0,
+            device_us: 1,
+            total_us: 1,
+        };
+        let signature = self.key.sign(&receipt);
+        SignedReceipt { receipt, signature, units }
+    }
+}
