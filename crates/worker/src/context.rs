@@ -1,0 +1,208 @@
+//! What all parts of one worker share, and the calls to the market that several of them make.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, code};
+use client::Client;
+use protocol::{DeviceFacts, PublicKey};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    WorkerError,
+    backoff::Backoff,
+    cache::Cache,
+    leases::{Holding, Leases},
+    package::{Programs, Refusal},
+    status::{Board, reason},
+};
+
+/// How the worker is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// Not at all.
+    No,
+    /// Finish what runs.
+    Drain,
+    /// Give everything back.
+    Now,
+}
+
+/// Returns once the worker is asked to end like this, or more urgently.
+pub(crate) async fn until(mut stop: watch::Receiver<Stop>, level: Stop) {
+    // Whoever could have asked is gone: then nobody will.
+    if stop.wait_for(|stop| *stop >= level).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The device as the other parts see it.
+#[derive(Clone)]
+pub(crate) struct DeviceState {
+    /// What it is.
+    pub(crate) facts: DeviceFacts,
+    /// Whether it can be given work.
+    pub(crate) works: bool,
+}
+
+/// Outputs uploaded at the same time.
+const UPLOADS_AT_ONCE: usize = 8;
+/// Attempts to give a lease back; if all fail, it expires.
+const RELEASES_MAX: u32 = 3;
+/// Longest text that a release carries.
+const DETAIL_CHARS_MAX: usize = 1000;
+
+/// Shared by all parts of one worker.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) worker: PublicKey,
+    pub(crate) instance: String,
+    pub(crate) version: String,
+    pub(crate) market: MarketInfo,
+    pub(crate) cache: Cache,
+    pub(crate) programs: Programs,
+    pub(crate) leases: Leases,
+    pub(crate) board: Arc<Board>,
+    pub(crate) stop: watch::Receiver<Stop>,
+    pub(crate) uploads: Semaphore,
+    device: watch::Sender<DeviceState>,
+    announcing: tokio::sync::Mutex<()>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        client: Client,
+        (worker, instance, version): (PublicKey, String, String),
+        market: MarketInfo,
+        facts: DeviceFacts,
+        cache: Cache,
+        board: Arc<Board>,
+        stop: watch::Receiver<Stop>,
+    ) -> Self {
+        Self {
+            client,
+            worker,
+            instance,
+            version,
+            market,
+            cache,
+            programs: Programs::default(),
+            leases: Leases::new(board.clone()),
+            board,
+            stop,
+            uploads: Semaphore::new(UPLOADS_AT_ONCE),
+            device: watch::Sender::new(DeviceState { facts, works: true }),
+            announcing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What the device is.
+    pub(crate) fn device(&self) -> DeviceFacts {
+        self.device.borrow().facts.clone()
+    }
+
+    /// Follows the device as it fails and comes back.
+    pub(crate) fn device_changes(&self) -> watch::Receiver<DeviceState> {
+        self.device.subscribe()
+    }
+
+    /// Notes that the device works again.
+    pub(crate) fn device_up(&self, facts: DeviceFacts) {
+        self.board.note(|parts| parts.device_trouble = None);
+        self.device.send_replace(DeviceState { facts, works: true });
+    }
+
+    /// Notes that the device does not work.
+    pub(crate) fn device_down(&self, why: &str) {
+        self.device.send_modify(|device| device.works = false);
+        self.board.note(|parts| parts.device_trouble = Some(reason("device_failed", why)));
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        *self.stop.borrow() >= Stop::Drain
+    }
+
+    /// Notes that the market did not answer and pauses before the next attempt.
+    pub(crate) async fn wait_for_market(&self, error: &client::Error, backoff: &mut Backoff) {
+        let pause = backoff.next();
+        let text = format!("{error}; trying again in {:.1} s", pause.as_secs_f64());
+        self.board.note(|parts| parts.market_trouble = Some(reason("market_unreachable", text)));
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Notes that the market answers.
+    pub(crate) fn market_up(&self) {
+        self.board.note(|parts| parts.market_trouble = None);
+    }
+
+    /// Announces the device, and does not return before the market took it. Another live process with our key is waited for as
+    /// long as a dead one would count as live.
+    pub(crate) async fn announce(&self) -> Result<(), WorkerError> {
+        // Both the lease loop and the heartbeats may find that the market does not know us.
+        let Ok(_announcing) = self.announcing.try_lock() else {
+            let _other = self.announcing.lock().await;
+            return Ok(());
+        };
+        self.board.note(|parts| parts.announced = false);
+        let patience =
+            Duration::from_millis(self.market.heartbeat_ms_max.into()) * 2 + Duration::from_secs(2);
+        let mut in_use_since = None;
+        let mut backoff = Backoff::default();
+        loop {
+            let request = AnnounceRequest {
+                instance: self.instance.clone(),
+                device: self.device(),
+                version: self.version.clone(),
+            };
+            match self.client.announce(&request).await {
+                Ok(worker) => {
+                    self.board.note(|parts| {
+                        parts.announced = true;
+                        parts.market_trouble = None;
+                        parts.earned = worker.earned;
+                    });
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() => self.wait_for_market(&error, &mut backoff).await,
+                Err(error) if error.code() == Some(code::WORKER_KEY_IN_USE) => {
+                    let since = *in_use_since.get_or_insert_with(tokio::time::Instant::now);
+                    if since.elapsed() > patience {
+                        return Err(WorkerError::KeyInUse { worker: self.worker });
+                    }
+                    let text = format!("{error}; waiting for the other one to end");
+                    self.board
+                        .note(|parts| parts.market_trouble = Some(reason(code::WORKER_KEY_IN_USE, text)));
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                Err(error) => return Err(WorkerError::Refused { source: error }),
+            }
+        }
+    }
+
+    /// Gives a lease back and forgets it. If the market cannot be told, the lease expires there.
+    pub(crate) fn release(self: &Arc<Self>, holding: &Holding, refusal: Refusal) {
+        if holding.is_over() {
+            return;
+        }
+        holding.end();
+        let (id, generation) = (holding.lease.id, holding.lease.generation);
+        self.leases.forget(id);
+        let Refusal { cause, detail } = refusal;
+        if cause != ReleaseCause::Leaving {
+            tracing::warn!(lease = %id, job = %holding.lease.job, ?cause, detail, "gave a lease back");
+            self.board.note(|parts| parts.leases_failed += 1);
+        }
+        let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
+        let request = ReleaseRequest { generation, cause, detail };
+        let context = self.clone();
+        tokio::spawn(async move {
+            let mut backoff = Backoff::default();
+            while backoff.failures() < RELEASES_MAX {
+                match context.client.release(id, &request).await {
+                    Err(error) if error.is_transient() => tokio::time::sleep(backoff.next()).await,
+                    Err(error) => return tracing::debug!(lease = %id, %error, "the release was refused"),
+                    Ok(()) => return,
+                }
+            }
+        });
+    }
+}
