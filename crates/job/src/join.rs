@@ -152,8 +152,8 @@ impl<'a> Plan<'a> {
                 if rows_per_unit != unit_shape[0] {
                     return wrong("the output's first axis is not as long as a unit has rows");
                 }
-                let rows_max = u64::from(rows_per_unit).saturating_mul(units);
-                if rows_total == 0 || rows_total > rows_max {
+                // Every unit has a row in the result, which also bounds the units by the size of the result.
+                if rows_total.div_ceil(u64::from(rows_per_unit)) != units {
                     return wrong("the units do not have as many rows as the result");
                 }
                 ([&[rows_total], &wide(&unit_shape[1..])[..]].concat(), u64::from(rows_per_unit))
@@ -463,6 +463,8 @@ mod tests {
         check(&JoinSpec { output: 3, ..spec("a.npy", THREE_ROWS, &[]) }, &[2], 2, "no output 3");
         check(&spec("a.npy", THREE_ROWS, &[]), &[3], 2, "first axis");
         check(&spec("a.npy", THREE_ROWS, &[]), &[2], 1, "as many rows");
+        check(&spec("a.npy", THREE_ROWS, &[]), &[2], u64::MAX, "as many rows");
+        check(&spec("a.npy", JoinLayout::Stack, &[]), &[2], u64::MAX, "1 GiB");
         check(&spec("a.csv", THREE_ROWS, &["x"]), &[2, 3], 2, "3 numbers");
         check(&spec("a.csv", tiles, &["x"]), &[2, 2], 4, "not a table");
         check(&spec("a.png", tiles, &[]), &[2, 3], 4, "shaped like a tile");
