@@ -16,7 +16,6 @@ mod commit;
 mod context;
 mod device;
 pub mod executor;
-pub mod executor;
 mod leases;
 mod package;
 mod runner;
