@@ -1,0 +1,7 @@
+// Obeys manifests on WebGPU. Knows no market: bytes in, bytes out.
+
+export * from './bindings.js';
+export * from './device.js';
+export * from './error.js';
+export * from './program.js';
+export * from './tuner.js';

@@ -1,0 +1,58 @@
+// The parts of the GPU runtime that need no GPU.
+
+import { expect, test } from 'vitest';
+
+import { GpuError, Tuner, readDeclarations } from '../src/gpu/index.js';
+
+test('bindings are read with their access', () => {
+  const wgsl = `
+    // @group(0) @binding(9) var<storage> commented: array<u32>;
+    /* @group(0) @binding(8) /* nested */ var<storage> too: array<u32>; */
+    @id(7) override TILE: u32 = 8;
+    @group(0) @binding(0) var<storage, read> x: array<u32>;
+    @binding(1) @group(0)
+    var<storage,read_write> y : array<u32>;
+    @group(0) @binding(2) var<uniform> size: vec4<u32>;
+    @group(0) @binding(3) var<storage> z: array<u32>;
+    @group(1) @binding(0) var<uniform> elsewhere: u32;
+    var<workgroup> shared_: array<u32, 4>;
+    @compute @workgroup_size(TILE) fn main() { y[0] = x[0] + size.x + z[0]; }
+  `;
+  const { bindings, overrideIds } = readDeclarations(wgsl, 'main');
+  expect([...bindings].sort()).toEqual([
+    [0, 'read'],
+    [1, 'read_write'],
+    [2, 'uniform'],
+    [3, 'read'],
+  ]);
+  expect([...overrideIds]).toEqual([['TILE', 7]]);
+});
+
+test('of two variables with one number the entry point gets its own', () => {
+  const wgsl = `
+    @group(0) @binding(0) var<storage, read> a: array<u32>;
+    @group(0) @binding(0) var<storage, read_write> b: array<u32>;
+    fn write() { b[0] = 1u; }
+    @compute @workgroup_size(1) fn reads() { let x = a[0]; }
+    @compute @workgroup_size(1) fn writes() { write(); }
+    @compute @workgroup_size(1) fn both() { b[0] = a[0]; }
+  `;
+  expect(readDeclarations(wgsl, 'reads').bindings.get(0)).toBe('read');
+  expect(readDeclarations(wgsl, 'writes').bindings.get(0)).toBe('read_write');
+  expect(() => readDeclarations(wgsl, 'both')).toThrow(GpuError);
+});
+
+test('the fastest accepted candidate stays', () => {
+  const tuner = new Tuner([4, 8, 16, 32]);
+  const times: Record<number, number> = { 4: 90, 8: 40, 16: 60 };
+  const tried: number[] = [];
+  while (tuner.next !== undefined) {
+    const value = tuner.next;
+    tried.push(value);
+    if (times[value] === undefined) tuner.reject(value);
+    else tuner.record(value, times[value]);
+  }
+  expect(tried).toEqual([4, 8, 16, 32]);
+  expect(tuner.settled).toBe(true);
+  expect(tuner.best).toBe(8);
+});
