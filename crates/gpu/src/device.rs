@@ -8,7 +8,7 @@ use std::{
 use protocol::{DeviceFacts, DeviceLimits, Hash, WorkerKind};
 use wgpu::{Backends, DeviceType, Features, InstanceDescriptor, InstanceFlags};
 
-use crate::error::GpuError;
+use crate::{error::GpuError, flaw};
 
 /// The environment variable that selects an adapter where the caller does not.
 pub const ADAPTER_VARIABLE: &str = "PLEXUS_ADAPTER";
@@ -24,6 +24,7 @@ pub struct Gpu {
     /// Nanoseconds of one timestamp tick, where the device has timestamps.
     pub(crate) tick_ns: Option<f32>,
     facts: Arc<DeviceFacts>,
+    loop_rounds_max: Option<u32>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -178,12 +179,32 @@ impl Gpu {
         }));
         let tick_ns =
             required_features.contains(Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
-        Ok(Self { device, queue, tick_ns, facts: facts(adapter).into(), shared })
+        let facts = Arc::new(facts(adapter));
+        let mut gpu = Self { device, queue, tick_ns, facts, loop_rounds_max: None, shared };
+        // Only software devices are known to have this flaw, and trying takes them milliseconds.
+        if adapter.get_info().device_type == DeviceType::Cpu {
+            gpu.loop_rounds_max = flaw::loop_rounds_max(&gpu)?;
+            if let Some(rounds) = gpu.loop_rounds_max {
+                let adapter = &gpu.facts.adapter;
+                tracing::warn!(
+                    adapter,
+                    rounds,
+                    "this software device leaves long loops early: their results are wrong"
+                );
+            }
+        }
+        Ok(gpu)
     }
 
     /// What the device is.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
+    }
+
+    /// Loop rounds of one invocation after which this device's results are wrong, where it has that flaw: llvmpipe leaves loops
+    /// early. A kernel with more is for other devices.
+    pub fn loop_rounds_max(&self) -> Option<u32> {
+        self.loop_rounds_max
     }
 
     /// Whether the device is still there.

@@ -10,6 +10,7 @@
 mod calibration;
 mod device;
 mod error;
+mod flaw;
 mod unit;
 
 pub use crate::{
