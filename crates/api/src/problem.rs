@@ -83,12 +83,22 @@ pub mod code {
     codes! {
         /// The body is not what the endpoint takes.
         REQUEST_INVALID = "request_invalid", 400, "The request is malformed";
+        /// A body larger than the endpoint takes.
+        REQUEST_TOO_LARGE = "request_too_large", 413, "The request is too large";
+        /// A method that the path does not take.
+        METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The path does not take this method";
         /// The manifest breaks a rule.
         MANIFEST_INVALID = "manifest_invalid", 422, "The manifest is invalid";
         /// The WGSL does not compile.
         WGSL_INVALID = "wgsl_invalid", 422, "The WGSL does not compile";
         /// The WGSL's bindings are not the pass's.
         WGSL_BINDINGS = "wgsl_bindings", 422, "The WGSL has other bindings than its pass";
+        /// The WGSL's overrides are not the manifest's.
+        WGSL_OVERRIDES = "wgsl_overrides", 422, "The WGSL has other overrides than the manifest";
+        /// A feature that the manifest does not declare or the network does not have.
+        FEATURE_UNAVAILABLE = "feature_unavailable", 422, "A feature is not available";
+        /// A dispatch without a value, or one that no device accepts.
+        DISPATCH_INVALID = "dispatch_invalid", 422, "A dispatch is invalid";
         /// Larger than any device or this market allows.
         LIMITS_EXCEEDED = "limits_exceeded", 422, "A limit is exceeded";
         /// A blob that is named but not there.
@@ -129,6 +139,8 @@ pub mod code {
         WORKER_KEY_IN_USE = "worker_key_in_use", 409, "Another worker uses this key";
         /// A worker that never announced itself, or left.
         WORKER_UNKNOWN = "worker_unknown", 409, "The worker is not announced";
+        /// The job is not done, and only a whole result was asked for.
+        RESULT_NOT_READY = "result_not_ready", 409, "The result is not complete yet";
         /// The job is over.
         JOB_ENDED = "job_ended", 409, "The job has ended";
         /// One idempotency key for two different requests.
