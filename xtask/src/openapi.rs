@@ -1,7 +1,6 @@
 //! `cargo xtask openapi`: the committed API document and the TypeScript types that come from it.
 //!
-//! The document is what `plexus openapi` prints; the types are made from it by openapi-typescript, an npm development
-//! dependency of the SDK.
+//! The document is what `plexus openapi` prints; the types are made from it by a script of the SDK.
 
 use std::path::{Path, PathBuf};
 
@@ -31,9 +30,8 @@ pub fn write_or_check(plexus: &Path, check: bool) -> Result<()> {
     let mut stale = Vec::new();
     place(&root.join("docs/openapi.json"), &text, check, &mut stale)?;
 
-    let generator = root.join("node_modules/openapi-typescript/bin/cli.js");
-    if process::on_path("node").is_none() || setup::npm_packages().is_err() || !generator.exists() {
-        eprintln!("openapi: the TypeScript types were left alone, openapi-typescript is not installed");
+    if process::on_path("node").is_none() {
+        eprintln!("openapi: the TypeScript types were left alone, Node.js is missing; {}", setup::NODE_HOW);
     } else {
         // From the text just made, not from the committed file, so that `--check` compares like with like.
         let scratch = process::target_dir().join("openapi");
@@ -41,8 +39,8 @@ pub fn write_or_check(plexus: &Path, check: bool) -> Result<()> {
         let (from, to) = (scratch.join("openapi.json"), scratch.join("api.gen.ts"));
         std::fs::write(&from, &text).context("failed to write the scratch document")?;
         let mut node = process::command("node");
-        node.arg(&generator).arg(&from).arg("--output").arg(&to);
-        process::output(&mut node, "openapi-typescript")?;
+        node.arg("sdk/ts/scripts/api-types.mjs").arg(&from).arg("--output").arg(&to);
+        process::output(&mut node, "sdk/ts/scripts/api-types.mjs")?;
         let types = std::fs::read_to_string(&to).context("failed to read the generated types")?;
         place(&root.join("sdk/ts/src/api.gen.ts"), &types, check, &mut stale)?;
     }
