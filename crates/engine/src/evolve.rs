@@ -97,6 +97,11 @@ impl State {
                 entry.device = device.clone();
                 entry.version.clone_from(version);
                 (entry.draining, entry.gone) = (false, None);
+                if entry.verifier {
+                    self.providers.remove(worker);
+                } else {
+                    self.providers.insert(*worker);
+                }
                 self.hear(*worker, at_ms);
             }
             Event::WorkerSeen { worker, renewed } => {
@@ -108,12 +113,14 @@ impl State {
             Event::WorkerDraining { worker } => {
                 self.hear(*worker, at_ms);
                 self.worker(*worker).draining = true;
+                self.providers.remove(worker);
             }
             Event::WorkerLeft { worker, cause } => {
                 let entry = self.worker(*worker);
                 entry.gone = Some(*cause);
                 let seen = entry.seen_at_ms;
                 self.heard.remove(&(seen, *worker));
+                self.providers.remove(worker);
             }
             Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
                 self.grant(*lease, *worker, *work, *generation, *deadline_ms, *deadline_ms_max);

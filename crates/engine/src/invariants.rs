@@ -136,6 +136,8 @@ pub fn violations(state: &State) -> Vec<Violation> {
         expect(state.worker_reason(*key, 0).is_some(), "I7", &|| format!("{key} has no reason"));
         let heard = state.heard.contains(&(worker.seen_at_ms, *key));
         expect(heard == worker.gone.is_none(), "I8", &|| format!("{key} is gone, or is it?"));
+        let provides = state.providers.contains(key);
+        expect(provides == worker.provides(), "I8", &|| format!("{key} provides, or does it?"));
     }
     found
 }

@@ -168,7 +168,7 @@ impl State {
     }
 
     fn unfinished_reason(&self, job: &Job) -> JobReason {
-        let online: Vec<_> = self.workers.values().filter(|w| w.online() && !w.verifier).collect();
+        let online: Vec<_> = self.providers.iter().map(|key| &self.workers[key]).collect();
         let count = online.len() as u64;
         if job.leased_units > 0 {
             let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units);

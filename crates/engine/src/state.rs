@@ -36,6 +36,8 @@ pub struct State {
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
     pub(crate) late: BTreeMap<LeaseId, Late>,
+    /// Workers that may be given first work: online and not the market's verifier.
+    pub(crate) providers: BTreeSet<PublicKey>,
 }
 
 /// All money there is. `deposited = Σ available + held + treasury + burned`.
@@ -302,6 +304,11 @@ impl Worker {
     /// Whether it may be given work.
     pub fn online(&self) -> bool {
         self.gone.is_none() && !self.draining
+    }
+
+    /// Whether it may be given first work, and not only checks.
+    pub(crate) fn provides(&self) -> bool {
+        self.online() && !self.verifier
     }
 }
 

@@ -101,11 +101,9 @@ impl State {
     /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
     pub(crate) fn may_run(&self, key: PublicKey, job: &Job, run: &WaitingRun) -> bool {
         !run.avoid.contains(&key)
-            || !self.workers.iter().any(|(other, worker)| {
-                worker.online()
-                    && !worker.verifier
-                    && !run.avoid.contains(other)
-                    && fits(&job.spec.requirements, &worker.device).is_ok()
+            || !self.providers.iter().any(|other| {
+                !run.avoid.contains(other)
+                    && fits(&job.spec.requirements, &self.workers[other].device).is_ok()
             })
     }
 
