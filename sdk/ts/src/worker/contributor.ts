@@ -1,0 +1,570 @@
+// The contributor: takes packages from a market, computes them, commits to the results with signed receipts.
+//
+// The same life as the native worker's: announce, heartbeat, long poll, compute, upload, sign. The next package is asked for
+// while the last units of the current one compute, and receipts are sent while the next package runs, so that the device waits
+// for the network as little as possible. It decides nothing about money or trust, and it knows WebGPU only as `ComputeDevice`.
+
+import type { Lease, Manifest, MarketInfo, OutputCommitment, Reason, Receipt, ReleaseCause } from '../api.js';
+import { parseAmount, toTokens } from '../amount.js';
+import { commitmentTo, packageRoot, parseU64, receiptBytes } from '../bytes.js';
+import { BlobMismatchError, type Client, ProblemError, UnreachableError } from '../client.js';
+import { ExpressionError } from '../expression.js';
+import { GpuError, type UnitResult } from '../gpu/index.js';
+import type { Hash } from '../hash.js';
+import { ManifestError, parseManifest } from '../manifest.js';
+import { unitInput } from '../split.js';
+import type { ComputeDevice, ComputeProgram } from './compute.js';
+import { type ContributorState, type LogEntry, STOPPED } from './state.js';
+
+export interface ContributorOptions {
+  client: Client;
+  /** Takes the device; called only after Start, and again when a device was lost. */
+  openDevice: () => Promise<ComputeDevice>;
+  /** Brings a blob, checked. */
+  blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>;
+  /** Random per tab, so that two with one key are told apart. */
+  instance: string;
+  /** Such as `plexus-web/0.1.0`. */
+  version: string;
+  onState: (state: ContributorState) => void;
+}
+
+/** How long one long poll waits, in milliseconds. */
+const POLL_MS = 20_000;
+/** Units on the device at once: one computes while the one before is read back. */
+const UNITS_IN_FLIGHT = 2;
+const UPLOADS_IN_FLIGHT = 4;
+/** Receipts on their way while the next packages compute. */
+const RECEIPTS_IN_FLIGHT = 2;
+/** The next package is asked for when the current one is expected to end within this time. */
+const PREFETCH_MS = 1_000;
+/** On Pause a package that ends within this time is finished, a longer one is given back. */
+const FINISH_MS = 2_000;
+const LOG_LENGTH = 60;
+const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
+const RATE_WINDOW_MS = 60_000;
+/** A gap between two packages that is shorter than this does not show. */
+const IDLE_SHOWN_MS = 200;
+/** Computed work is kept this long for a market that does not answer. */
+const PATIENCE_MS = 300_000;
+
+interface Package {
+  lease: Lease;
+  takenAt: number;
+  program: ComputeProgram;
+  inputs: Uint8Array<ArrayBuffer>[];
+}
+
+/** A lease in hand, until its receipt was answered. */
+interface Held {
+  lease: Lease;
+  lost: boolean;
+}
+
+/** A package that is no longer this worker's. */
+class Dropped extends Error {}
+
+export class Contributor {
+  readonly #options: ContributorOptions;
+  readonly #client: Client;
+  #state: ContributorState;
+  #info: MarketInfo | undefined;
+  #device: ComputeDevice | undefined;
+  #running: { end: AbortController; whole: Promise<void> } | undefined;
+  /** Units of the package in hand are not begun any more. */
+  #giveBack = false;
+  readonly #held = new Map<string, Held>();
+  readonly #names = new Map<string, string>();
+  readonly #finished: number[] = [];
+  #unitMs: number | undefined;
+  #earnedAtStart: bigint | undefined;
+  #logNumber = 0;
+
+  constructor(options: ContributorOptions) {
+    this.#options = options;
+    this.#client = options.client;
+    this.#state = { ...STOPPED, wallet: options.client.signer?.address ?? '' };
+  }
+
+  get state(): ContributorState {
+    return this.#state;
+  }
+
+  /** Begins, or goes on after a pause. Does nothing while running. */
+  start(): void {
+    if (this.#running) return;
+    const end = new AbortController();
+    this.#giveBack = false;
+    this.#update({ phase: 'starting', reason: reason('starting', 'Opening the GPU and logging in to the market.') });
+    const whole = this.#main(end.signal).finally(() => (this.#running = undefined));
+    this.#running = { end, whole };
+  }
+
+  /** Takes no more work; the package in hand is finished if that is soon, else given back. Resolves when all is quiet. */
+  pause(): Promise<void> {
+    return this.#end('paused');
+  }
+
+  /** As {@link pause}, and gives the GPU back. */
+  async stop(): Promise<void> {
+    await this.#end('stopped');
+    this.#device?.destroy();
+    this.#device = undefined;
+  }
+
+  async #end(target: 'paused' | 'stopped'): Promise<void> {
+    const running = this.#running;
+    if (running) {
+      const { current } = this.#state;
+      const leftMs = current ? (current.units - current.unitsDone) * (this.#unitMs ?? Number.POSITIVE_INFINITY) : 0;
+      this.#giveBack = leftMs > FINISH_MS;
+      this.#update({ phase: 'pausing', reason: reason('ending', 'Ending the work in hand.') });
+      running.end.abort();
+      await running.whole;
+    }
+    const text = target === 'paused' ? 'Paused. The GPU is free until you press Resume.' : STOPPED.reason.text;
+    this.#update({ phase: target, reason: reason(target, text), current: undefined, unitsPerMinute: 0 });
+  }
+
+  async #main(end: AbortSignal): Promise<void> {
+    for (let failures = 0; !end.aborted; ) {
+      const before = this.#state.units;
+      try {
+        await this.#contribute(end);
+      } catch (error) {
+        if (end.aborted) break;
+        if (this.#state.units > before) failures = 0;
+        const verdict = judge(error);
+        this.#log('problem', verdict.reason.text);
+        if (verdict.final) {
+          this.#update({ phase: 'failed', reason: verdict.reason, current: undefined });
+          await this.#leave();
+          return;
+        }
+        this.#update({ phase: 'starting', reason: verdict.reason, current: undefined });
+        if (!this.#device) await this.#leave();
+        await pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)] ?? 0, end);
+      }
+    }
+    await this.#leave();
+  }
+
+  /** One announced life: until the end, or until something breaks that needs a new announcement. */
+  async #contribute(end: AbortSignal): Promise<void> {
+    this.#info = await this.#client.marketInfo();
+    await this.#refreshEarnings();
+    this.#device ??= await this.#options.openDevice();
+    const device = this.#device;
+    void device.lost.then(() => {
+      if (this.#device === device) this.#device = undefined;
+    });
+    this.#update({ adapter: device.facts.adapter });
+    const { instance, version } = this.#options;
+    const worker = await this.#client.announce({ instance, device: device.facts, version });
+    this.#update({ phase: 'waiting', reason: worker.reason });
+    const [workEnd, beatEnd] = [new AbortController(), new AbortController()];
+    const beats = this.#heartbeats(beatEnd.signal);
+    const work = this.#work(device, AbortSignal.any([end, workEnd.signal]));
+    try {
+      await Promise.race([beats, work]);
+    } catch (error) {
+      // A market that forgot this worker has given its leases to others.
+      if (error instanceof ProblemError) for (const held of this.#held.values()) held.lost = true;
+      throw error;
+    } finally {
+      // The work in hand ends first, renewed by the heartbeats until then.
+      workEnd.abort();
+      await Promise.allSettled([work]);
+      beatEnd.abort();
+      await Promise.allSettled([beats]);
+    }
+  }
+
+  async #heartbeats(signal: AbortSignal): Promise<void> {
+    const everyMs = Math.max(50, (this.#info?.heartbeat_ms_max ?? 15_000) / 3);
+    for (;;) {
+      await pause(everyMs, signal);
+      if (signal.aborted) return;
+      try {
+        const leases = [...this.#held.values()].filter((held) => !held.lost).map((held) => held.lease.id);
+        const answer = await this.#client.heartbeat({ instance: this.#options.instance, leases });
+        for (const id of answer.lost) {
+          const held = this.#held.get(id);
+          if (held) held.lost = true;
+        }
+        if (this.#state.phase === 'waiting') this.#update({ reason: answer.reason });
+        await this.#refreshEarnings();
+      } catch (error) {
+        // The market may be restarting; leases outlive a few missed heartbeats.
+        if (!(error instanceof UnreachableError)) throw error;
+        if (this.#state.phase === 'waiting') this.#update({ reason: judge(error).reason });
+      }
+    }
+  }
+
+  async #work(device: ComputeDevice, end: AbortSignal): Promise<void> {
+    const receipts = new Set<Promise<void>>();
+    const poll = new AbortController();
+    const ended = AbortSignal.any([end, poll.signal]);
+    void device.lost.then(() => poll.abort());
+    let next: Promise<Package | undefined> | undefined;
+    const prefetch = () => {
+      if (ended.aborted) return;
+      next ??= this.#take(device, ended);
+      next.catch(() => {}); // thrown when it is awaited
+    };
+    try {
+      while (!end.aborted) {
+        prefetch();
+        const idle = setTimeout(() => {
+          const why = reason('waiting', 'Waiting for work.');
+          if (!end.aborted) this.#update({ phase: 'waiting', current: undefined, reason: why });
+        }, IDLE_SHOWN_MS);
+        const taken = await Promise.resolve(next).finally(() => clearTimeout(idle));
+        next = undefined;
+        if (poll.signal.aborted) throw await device.lost;
+        if (!taken) continue;
+        if (end.aborted) {
+          await this.#release(taken.lease, 'leaving', 'the worker was paused');
+          break;
+        }
+        const computed = await this.#compute(taken, prefetch, end);
+        if (!computed) continue;
+        const sending = this.#commit(taken, computed, end).finally(() => receipts.delete(sending));
+        receipts.add(sending);
+        while (receipts.size > RECEIPTS_IN_FLIGHT) await Promise.race(receipts);
+      }
+    } finally {
+      poll.abort();
+      const unused = await Promise.resolve(next).catch(() => undefined);
+      if (unused) await this.#release(unused.lease, 'leaving', 'the worker was paused');
+      await Promise.allSettled(receipts);
+    }
+  }
+
+  /** Waits for a package and fetches all that it needs. */
+  async #take(device: ComputeDevice, end: AbortSignal): Promise<Package | undefined> {
+    let lease: Lease | undefined;
+    try {
+      const answer = await this.#client.lease({ instance: this.#options.instance, packages_max: 1, wait_ms: POLL_MS }, end);
+      if (answer.reason && this.#state.phase === 'waiting') this.#update({ reason: answer.reason });
+      [lease] = answer.leases;
+    } catch (error) {
+      if (end.aborted) return undefined;
+      throw error;
+    }
+    if (!lease) return undefined;
+    this.#held.set(lease.id, { lease, lost: false });
+    const takenAt = performance.now();
+    void this.#learnName(lease.job);
+    let manifest: Manifest;
+    try {
+      manifest = parseManifest(JSON.parse(new TextDecoder().decode(await this.#options.blob(lease.manifest))));
+      const inputs = await Promise.all(lease.inputs.map((input) => this.#options.blob(input.blob)));
+      const program = await device.program(manifest, lease.manifest, this.#options.blob);
+      return { lease, takenAt, program, inputs };
+    } catch (error) {
+      await this.#fail(lease, error);
+      return undefined;
+    }
+  }
+
+  /** Runs a package's units; what comes back still has to be committed. */
+  async #compute(taken: Package, prefetch: () => void, end: AbortSignal): Promise<Computed | undefined> {
+    const { lease, program, inputs } = taken;
+    const units = unitsOf(lease);
+    const held = this.#held.get(lease.id);
+    const current = { lease: lease.id, job: lease.job, name: this.#names.get(lease.job), unitsDone: 0, units: units.length };
+    this.#update({ phase: end.aborted ? 'pausing' : 'working', current, reason: workingOn(lease, current.name) });
+    const startedAtMs = Date.now();
+    const uploads = new Uploads((hash, bytes) => this.#patiently(held, end, () => this.#client.putBlob(hash, bytes)));
+    const outputs: Promise<OutputCommitment[]>[] = [];
+    const running: Promise<void>[] = [];
+    let deviceUs = 0;
+    let finishedAt = performance.now();
+    try {
+      for (const [index, unit] of units.entries()) {
+        if (held?.lost) throw new Dropped('the lease ended before its units were done');
+        if (this.#giveBack) throw new Dropped('the worker was paused');
+        const bytes = lease.inputs.map((input, i) => unitInput(input, unit, inputs[i] as Uint8Array<ArrayBuffer>));
+        const run = program.run(bytes).then((result) => {
+          const now = performance.now();
+          this.#unitMs = this.#unitMs === undefined ? now - finishedAt : 0.7 * this.#unitMs + 0.3 * (now - finishedAt);
+          finishedAt = now;
+          deviceUs += result.deviceUs;
+          const commitments = Promise.all(result.outputs.map((output) => uploads.add(output)));
+          commitments.catch(() => {}); // thrown by the receipt
+          outputs[index] = commitments;
+          this.#unitDone(lease, unit, result);
+        });
+        run.catch(() => {}); // thrown below
+        running.push(run);
+        const left = units.length - index - 1;
+        if (left === 0 || left * (this.#unitMs ?? Number.POSITIVE_INFINITY) < PREFETCH_MS) prefetch();
+        if (running.length >= UNITS_IN_FLIGHT) await running.shift();
+      }
+      for (const run of running) await run;
+      return { startedAtMs, deviceUs, outputs: Promise.all(outputs) };
+    } catch (error) {
+      await Promise.allSettled(running);
+      await this.#fail(lease, error);
+      return undefined;
+    }
+  }
+
+  /** Waits for the uploads, signs and sends the receipt. */
+  async #commit(taken: Package, { startedAtMs, deviceUs, outputs }: Computed, end: AbortSignal): Promise<void> {
+    const { lease } = taken;
+    try {
+      const commitments = await outputs;
+      const units = unitsOf(lease).map((unit, i) => ({ unit: String(unit), outputs: commitments[i] ?? [] }));
+      const signer = this.#client.signer;
+      if (!signer || !this.#info) throw new Error('a receipt needs a key and a market');
+      const receipt: Receipt = {
+        market: this.#info.market,
+        lease: lease.id,
+        generation: lease.generation,
+        worker: signer.address,
+        job: lease.job,
+        units: units.length,
+        package_root: packageRoot(units.map((unit) => ({ job: lease.job, ...unit }))),
+        adapter: this.#state.adapter,
+        started_at_ms: String(startedAtMs),
+        device_us: String(deviceUs),
+        total_us: String(Math.round((performance.now() - taken.takenAt) * 1000)),
+      };
+      const signature = await signer.sign(receiptBytes(receipt));
+      const receipts = [{ receipt, signature, units }];
+      const { results } = await this.#patiently(this.#held.get(lease.id), end, () => this.#client.receipts({ receipts }));
+      const [result] = results;
+      const what = `${lease.job}, ${units.length} ${units.length === 1 ? 'unit' : 'units'}`;
+      if (result?.status === 'accepted') this.#log('paid', `${what}: paid ${toTokens(parseAmount(result.paid))}`);
+      else if (result?.status === 'checking') this.#log('checking', `${what}: somebody else checks it before it is paid`);
+      else if (result) this.#log('problem', `${what}: refused, ${result.problem.detail}`);
+      this.#held.delete(lease.id);
+      await this.#refreshEarnings();
+    } catch (error) {
+      await this.#fail(lease, error);
+    }
+  }
+
+  /** Tries again while the market is away, as long as the lease may still hold: work is not thrown away for a restart. */
+  async #patiently<T>(held: Held | undefined, end: AbortSignal, call: () => Promise<T>): Promise<T> {
+    const until = performance.now() + PATIENCE_MS;
+    for (let failures = 0; ; failures++) {
+      try {
+        return await call();
+      } catch (error) {
+        const away = error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
+        if (!away || end.aborted || held?.lost || performance.now() > until) throw error;
+        await pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)] ?? 0, end);
+      }
+    }
+  }
+
+  /** Gives a lease back with the cause of a failure. A failed device is thrown on, for a new one to be opened. */
+  async #fail(lease: Lease, error: unknown): Promise<void> {
+    if (error instanceof Dropped) {
+      this.#log('note', `${lease.job}: given back, ${error.message}`);
+      if (this.#held.get(lease.id)?.lost) this.#held.delete(lease.id);
+      else await this.#release(lease, 'leaving', error.message);
+      return;
+    }
+    const text = error instanceof Error ? error.message : String(error);
+    const cause = causeOf(error);
+    if (cause) {
+      this.#log('problem', `${lease.job}: ${text}`);
+      await this.#release(lease, cause, text);
+    } else {
+      this.#log('problem', `${lease.job}: ${text}`);
+      this.#held.delete(lease.id);
+    }
+    const deviceGone = error instanceof GpuError && error.kind !== 'program';
+    if (deviceGone) {
+      this.#device?.destroy();
+      this.#device = undefined;
+      throw error;
+    }
+  }
+
+  async #release(lease: Lease, cause: ReleaseCause, detail: string): Promise<void> {
+    this.#held.delete(lease.id);
+    try {
+      await this.#client.release(lease.id, { generation: lease.generation, cause, detail: detail.slice(0, 1000) });
+    } catch (error) {
+      // A lease that is not given back expires.
+      if (!(error instanceof ProblemError || error instanceof UnreachableError)) throw error;
+    }
+  }
+
+  async #leave(): Promise<void> {
+    this.#held.clear();
+    try {
+      await this.#client.leave({ instance: this.#options.instance, drain: false });
+    } catch (error) {
+      // The market notices the silence.
+      if (!(error instanceof ProblemError || error instanceof UnreachableError)) throw error;
+    }
+  }
+
+  #unitDone(lease: Lease, unit: bigint, result: UnitResult): void {
+    const now = Date.now();
+    this.#finished.push(now);
+    const { current } = this.#state;
+    const units = this.#state.units + 1;
+    this.#log('unit', `${lease.job}/${unit}`, result.deviceUs);
+    if (current?.lease === lease.id) {
+      const done = { ...current, unitsDone: current.unitsDone + 1, name: this.#names.get(lease.job) };
+      this.#update({ units, current: done });
+    } else {
+      this.#update({ units });
+    }
+  }
+
+  async #refreshEarnings(): Promise<void> {
+    const wallet = this.#client.signer?.address;
+    if (!wallet) return;
+    let earned = 0n;
+    try {
+      earned = parseAmount((await this.#client.account(wallet)).earned);
+    } catch (error) {
+      if (error instanceof UnreachableError) return;
+      // A wallet that never held anything is not known to the market.
+      if (!(error instanceof ProblemError) || error.problem.status !== 404) throw error;
+    }
+    this.#earnedAtStart ??= earned;
+    this.#update({ earned: String(earned), earnedNow: String(earned - this.#earnedAtStart) });
+  }
+
+  async #learnName(job: string): Promise<void> {
+    if (this.#names.has(job)) return;
+    try {
+      const { name } = await this.#client.job(job);
+      this.#names.set(job, name);
+      const { current } = this.#state;
+      if (current?.job === job) this.#update({ current: { ...current, name } });
+    } catch {
+      // Only a label.
+    }
+  }
+
+  #log(kind: LogEntry['kind'], text: string, deviceUs?: number): void {
+    const entry: LogEntry = { number: ++this.#logNumber, at: Date.now(), kind, text, ...(deviceUs !== undefined && { deviceUs }) };
+    this.#update({ log: [entry, ...this.#state.log].slice(0, LOG_LENGTH) });
+  }
+
+  #update(change: Partial<ContributorState>): void {
+    const now = Date.now();
+    while ((this.#finished[0] ?? now) < now - RATE_WINDOW_MS) this.#finished.shift();
+    const spanMs = now - (this.#finished[0] ?? now);
+    const unitsPerMinute = spanMs > 0 ? ((this.#finished.length - 1) * 60_000) / spanMs : 0;
+    this.#state = { ...this.#state, unitsPerMinute, ...change };
+    this.#options.onState(this.#state);
+  }
+}
+
+interface Computed {
+  startedAtMs: number;
+  deviceUs: number;
+  outputs: Promise<OutputCommitment[][]>;
+}
+
+/** Uploads the outputs of one package, a few at a time, equal ones once. */
+class Uploads {
+  readonly #put: (hash: Hash, bytes: Uint8Array<ArrayBuffer>) => Promise<void>;
+  readonly #sent = new Map<Hash, Promise<void>>();
+  readonly #queue: (() => void)[] = [];
+  #active = 0;
+
+  constructor(put: (hash: Hash, bytes: Uint8Array<ArrayBuffer>) => Promise<void>) {
+    this.#put = put;
+  }
+
+  async add(bytes: Uint8Array<ArrayBuffer>): Promise<OutputCommitment> {
+    const commitment = await commitmentTo(bytes);
+    let sent = this.#sent.get(commitment.blob);
+    if (!sent) this.#sent.set(commitment.blob, (sent = this.#send(commitment.blob, bytes)));
+    await sent;
+    return commitment;
+  }
+
+  async #send(hash: Hash, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    if (this.#active >= UPLOADS_IN_FLIGHT) await new Promise<void>((resolve) => this.#queue.push(resolve));
+    this.#active++;
+    try {
+      await this.#put(hash, bytes);
+    } finally {
+      this.#active--;
+      this.#queue.shift()?.();
+    }
+  }
+}
+
+function unitsOf(lease: Lease): bigint[] {
+  return lease.units.flatMap(({ first, count }) => {
+    const start = parseU64(first);
+    return Array.from({ length: count }, (_, i) => start + BigInt(i));
+  });
+}
+
+function workingOn(lease: Lease, name: string | undefined): Reason {
+  return reason('working', `Computing ${name ?? lease.job}.`);
+}
+
+function reason(code: string, text: string): Reason {
+  return { code, text, facts: {} };
+}
+
+/** Why a lease is given back after this error; nothing when the market itself refused or is away. */
+function causeOf(error: unknown): ReleaseCause | undefined {
+  if (error instanceof GpuError) {
+    if (error.kind === 'timed_out') return 'timed_out';
+    return error.kind === 'program' ? 'program_failed' : 'device_failed';
+  }
+  if (error instanceof ManifestError || error instanceof ExpressionError || error instanceof SyntaxError) return 'program_failed';
+  if (error instanceof RangeError) return 'program_failed';
+  if (error instanceof BlobMismatchError) return 'input_failed';
+  if (error instanceof ProblemError) return error.problem.status === 404 ? 'input_failed' : undefined;
+  return undefined;
+}
+
+/** What an error means for the whole worker. */
+function judge(error: unknown): { reason: Reason; final: boolean } {
+  if (error instanceof UnreachableError) {
+    return { reason: reason('market_unreachable', 'The market does not answer. Trying again.'), final: false };
+  }
+  if (error instanceof GpuError) {
+    if (error.kind === 'unavailable') {
+      const text = `${error.message}. It may come back after a unit that ran too long; trying again.`;
+      return { reason: reason('gpu_unavailable', text), final: false };
+    }
+    return { reason: reason(`gpu_${error.kind}`, `${sentence(error.message)} Opening the GPU again.`), final: false };
+  }
+  if (error instanceof ProblemError) {
+    const { code, detail, fix, status } = error.problem;
+    const text = `${sentence(detail)} ${fix}`.trim();
+    // Another tab with this key may be gone soon, and a worker that the market forgot announces itself again.
+    const passing = status >= 500 || code === 'worker_key_in_use' || code === 'worker_unknown' || status === 401;
+    return { reason: reason(code, text), final: !passing };
+  }
+  return { reason: reason('internal', `Something went wrong: ${error instanceof Error ? error.message : String(error)}`), final: true };
+}
+
+function sentence(text: string): string {
+  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
+}
+
+/** Resolves after `ms`, or at once when `signal` aborts. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener('abort', end);
+  });
+}

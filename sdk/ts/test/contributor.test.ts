@@ -1,0 +1,293 @@
+// The contributor against a market and a device that the test plays.
+
+import { afterEach, expect, test } from 'vitest';
+
+import type { Lease, Manifest, SignedReceipt } from '../src/api.js';
+import { packageRoot, receiptBytes } from '../src/bytes.js';
+import { Client } from '../src/client.js';
+import { GpuError } from '../src/gpu/index.js';
+import { blobId } from '../src/hash.js';
+import { keyBytes, signatureBytes, verifyStrict, webCryptoSigner } from '../src/keys.js';
+import { type ComputeDevice, Contributor, type ContributorState } from '../src/worker/index.js';
+
+const manifest: Manifest = {
+  version: 1,
+  runtime: 'wgsl',
+  kind: 'batch',
+  program: {
+    kernels: { k: { blob: '0'.repeat(64), entry: 'main' } },
+    buffers: { x: { input: 0, dtype: 'u8', shape: [4] }, y: { output: 0, dtype: 'u8', shape: [4] } },
+    passes: [{ kernel: 'k', bind: ['x', 'y'], dispatch: [1] }],
+  },
+  limits: { memory_bytes_max: 1024, time_ms_max: 1000 },
+  verify: { policy: 'audit', rate_min: 0.1 },
+};
+const encoder = new TextEncoder();
+
+/** A market that gives out prepared leases and remembers what it was told. */
+class FakeMarket {
+  readonly calls: { path: string; body: any }[] = [];
+  readonly receipts: SignedReceipt[] = [];
+  readonly blobs = new Map<string, Uint8Array<ArrayBuffer>>();
+  readonly leases: Lease[] = [];
+  readonly address = 'http://market.test';
+  /** Answers instead of the ordinary one. */
+  override: ((path: string, body: any) => Response | undefined) | undefined;
+  #polls: (() => void)[] = [];
+
+  async addLease(units: number, first = 0): Promise<Lease> {
+    const put = async (bytes: Uint8Array<ArrayBuffer>) => {
+      const hash = await blobId(bytes);
+      this.blobs.set(hash, bytes);
+      return hash;
+    };
+    const input = await put(Uint8Array.from({ length: 40 }, (_, i) => i));
+    const lease: Lease = {
+      id: `lease-${this.leases.length + this.calls.length + 1}`,
+      generation: 3,
+      job: 'job-1',
+      manifest: await put(encoder.encode(JSON.stringify(manifest))),
+      units: [{ first: String(first), count: units }],
+      inputs: [{ blob: input, offset: '0', stride: '4', length: '4' }],
+      expires_in_ms: 10_000,
+    };
+    this.leases.push(lease);
+    for (const wake of this.#polls.splice(0)) wake();
+    return lease;
+  }
+
+  fetch = async (url: any, init: any = {}): Promise<Response> => {
+    const path = String(url).slice(this.address.length);
+    const body = typeof init.body === 'string' ? JSON.parse(init.body) : init.body;
+    init.signal?.throwIfAborted();
+    this.calls.push({ path, body });
+    const other = this.override?.(path, body);
+    if (other) return other;
+    const json = (value: unknown, status = 200) => new Response(JSON.stringify(value), { status });
+    if (path.startsWith('/v1/blobs/')) {
+      const hash = path.slice('/v1/blobs/'.length);
+      if (init.method === 'PUT') this.blobs.set(hash, body.slice());
+      const bytes = this.blobs.get(hash);
+      return bytes ? new Response(bytes) : json({ status: 404, code: 'not_found', detail: 'no such blob', fix: '' }, 404);
+    }
+    switch (path) {
+      case '/v1/market':
+        return json({ market: (await signer()).address, heartbeat_ms_max: 150 });
+      case '/v1/auth/challenge':
+        return json({ nonce: 'n', message: 'sign me', expires_at: '' });
+      case '/v1/auth/login':
+        return json({ token: 't', expires_at: new Date(Date.now() + 600_000).toISOString(), account: '', key: '' });
+      case '/v1/workers':
+        return json({ reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
+      case '/v1/leases': {
+        if (this.leases.length === 0) {
+          await new Promise<void>((resolve, reject) => {
+            this.#polls.push(resolve);
+            init.signal?.addEventListener('abort', () => reject(init.signal.reason));
+          });
+        }
+        return json({ leases: this.leases.splice(0, 1) });
+      }
+      case '/v1/receipts':
+        this.receipts.push(...body.receipts);
+        return json({ results: body.receipts.map((r: SignedReceipt) => ({ status: 'accepted', lease: r.receipt.lease, paid: '7' })) });
+    }
+    if (path.endsWith('/heartbeat')) return json({ lost: [], reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
+    if (path.startsWith('/v1/accounts/')) return json({ earned: String(7 * this.receipts.length) });
+    if (path.startsWith('/v1/jobs/')) return json({ name: 'counting' });
+    return json({});
+  };
+}
+
+async function signer() {
+  return webCryptoSigner((await crypto.subtle.generateKey('Ed25519', false, ['sign', 'verify'])) as CryptoKeyPair);
+}
+
+/** A device that adds one to every byte. */
+function adder(run?: () => Promise<void>): ComputeDevice & { lose: (error: Error) => void } {
+  let lose: (error: Error) => void = () => {};
+  const lost = new Promise<Error>((resolve) => (lose = resolve));
+  return {
+    facts: { kind: 'browser', adapter: 'adder', vendor: '', backend: 'webgpu', features: [], limits: {} as never },
+    lost,
+    lose,
+    destroy: () => lose(new GpuError('device_lost', 'closed')),
+    async program() {
+      return {
+        async run([input]) {
+          await run?.();
+          return { outputs: [(input as Uint8Array<ArrayBuffer>).map((byte) => byte + 1)], deviceUs: 5 };
+        },
+      };
+    },
+  };
+}
+
+const running: Contributor[] = [];
+afterEach(async () => {
+  await Promise.all(running.splice(0).map((contributor) => contributor.stop()));
+});
+
+async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeDevice>) {
+  const key = await signer();
+  const client = new Client({ market: market.address, signer: key, fetch: market.fetch as typeof fetch });
+  let waiting: { met: (state: ContributorState) => boolean; resolve: () => void }[] = [];
+  const contributor = new Contributor({
+    client,
+    openDevice,
+    blob: (hash) => client.blob(hash),
+    instance: 'tab-1',
+    version: 'test/1',
+    onState: (state) => {
+      waiting = waiting.filter(({ met, resolve }) => !met(state) || resolve());
+    },
+  });
+  running.push(contributor);
+  const until = (met: (state: ContributorState) => boolean) =>
+    met(contributor.state) ? Promise.resolve() : new Promise<void>((resolve) => waiting.push({ met, resolve }));
+  return { contributor, until, key };
+}
+
+const paid = (count: number) => (state: ContributorState) => state.log.filter((entry) => entry.kind === 'paid').length >= count;
+
+test('packages are computed, uploaded and committed to with a valid signature', async () => {
+  const market = new FakeMarket();
+  const first = await market.addLease(3);
+  await market.addLease(2, 8);
+  const { contributor, until, key } = await contribute(market, async () => adder());
+  contributor.start();
+  await until((state) => paid(2)(state) && state.earnedNow === '14');
+
+  const [signed, second] = market.receipts;
+  expect(signed?.receipt).toMatchObject({ lease: first.id, generation: 3, job: 'job-1', units: 3, adapter: 'adder', device_us: '15' });
+  expect(signed?.units.map((unit) => unit.unit)).toEqual(['0', '1', '2']);
+  const leaves = signed?.units.map((unit) => ({ job: 'job-1', ...unit })) ?? [];
+  expect(signed?.receipt.package_root).toBe(packageRoot(leaves));
+  const bytes = receiptBytes(signed?.receipt as never);
+  expect(verifyStrict(keyBytes(key.address), bytes, signatureBytes(signed?.signature ?? ''))).toBe(true);
+  expect([...(market.blobs.get(signed?.units[1]?.outputs[0]?.blob ?? '') ?? [])]).toEqual([5, 6, 7, 8]);
+  // The second package's last unit lies beyond the blob's end.
+  expect([...(market.blobs.get(second?.units[1]?.outputs[0]?.blob ?? '') ?? [])]).toEqual([37, 38, 39, 40]);
+  expect(contributor.state).toMatchObject({ units: 5, adapter: 'adder' });
+});
+
+test('every output is there before the receipt that names it', async () => {
+  const market = new FakeMarket();
+  await market.addLease(4);
+  market.override = (path, body) => {
+    if (path !== '/v1/receipts') return undefined;
+    for (const unit of body.receipts[0].units) for (const output of unit.outputs) expect(market.blobs.has(output.blob)).toBe(true);
+    return undefined;
+  };
+  const { contributor, until } = await contribute(market, async () => adder());
+  contributor.start();
+  await until(paid(1));
+  expect(market.receipts).toHaveLength(1);
+});
+
+test('a pause gives the package back and leaves; resume goes on', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1000);
+  let go: () => void = () => {};
+  const blocked = new Promise<void>((resolve) => (go = resolve));
+  let started = 0;
+  const device = adder(() => (started++ === 0 ? new Promise((resolve) => setTimeout(resolve, 20)) : blocked));
+  const { contributor, until } = await contribute(market, async () => device);
+  contributor.start();
+  await until((state) => state.units === 1);
+  const pausing = contributor.pause();
+  expect(contributor.state.phase).toBe('pausing');
+  go();
+  await pausing;
+  expect(contributor.state.phase).toBe('paused');
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(released?.body).toMatchObject({ generation: 3, cause: 'leaving' });
+  expect(market.calls.at(-1)?.path).toMatch(/\/leave$/);
+
+  await market.addLease(1);
+  contributor.start();
+  await until(paid(1));
+  expect(market.receipts).toHaveLength(1);
+});
+
+test('a unit that never ends costs the lease, and a new device computes', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1);
+  let opened = 0;
+  const openDevice = async () => {
+    const device = adder(async () => {
+      if (opened > 1) return;
+      const error = new GpuError('timed_out', 'a unit ran longer than 1000 ms');
+      device.lose(error);
+      throw error;
+    });
+    opened++;
+    return device;
+  };
+  const { contributor, until } = await contribute(market, openDevice);
+  contributor.start();
+  await until((state) => state.reason.code === 'gpu_timed_out');
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(released?.body).toMatchObject({ cause: 'timed_out' });
+  await market.addLease(1);
+  await until(paid(1));
+  expect(opened).toBe(2);
+});
+
+test('a program that the device refuses is given back, and the next package runs', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1);
+  let runs = 0;
+  const device = adder(async () => {
+    if (runs++ === 0) throw new GpuError('program', 'kernel k: no such binding');
+  });
+  const { contributor, until } = await contribute(market, async () => device);
+  contributor.start();
+  await until((state) => state.log.some((entry) => entry.kind === 'problem'));
+  await market.addLease(1);
+  await until(paid(1));
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(released?.body).toMatchObject({ cause: 'program_failed', detail: 'kernel k: no such binding' });
+});
+
+test('a lease that the market took away is dropped without a receipt', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1000);
+  market.override = (path, body) => {
+    if (!path.endsWith('/heartbeat') || !body.leases.includes(lease.id)) return undefined;
+    return new Response(JSON.stringify({ lost: [lease.id], reason: { code: 'idle', text: 'idle', facts: {} } }));
+  };
+  const device = adder(() => new Promise((resolve) => setTimeout(resolve, 5)));
+  const { contributor, until } = await contribute(market, async () => device);
+  contributor.start();
+  await until((state) => state.log.some((entry) => entry.kind === 'note'));
+  expect(market.receipts).toHaveLength(0);
+});
+
+test('a receipt waits for a market that is away', async () => {
+  const market = new FakeMarket();
+  await market.addLease(1);
+  let away = 6;
+  market.override = (path) => {
+    if (path === '/v1/receipts' && away-- > 0) throw new TypeError('connection refused');
+    return undefined;
+  };
+  const { contributor, until } = await contribute(market, async () => adder());
+  contributor.start();
+  await until(paid(1));
+  expect(market.receipts).toHaveLength(1);
+});
+
+test('no GPU is touched before Start, and a missing one is told', async () => {
+  const market = new FakeMarket();
+  let opened = 0;
+  const { contributor, until } = await contribute(market, async () => {
+    opened++;
+    throw new GpuError('unavailable', 'the browser offers no adapter');
+  });
+  expect(opened).toBe(0);
+  expect(contributor.state.phase).toBe('stopped');
+  contributor.start();
+  await until((state) => state.reason.code === 'gpu_unavailable');
+  expect(opened).toBe(1);
+});
