@@ -29,6 +29,8 @@ use crate::{
 
 /// The jobs, by the folder in `examples/` that holds their `job.toml`.
 const JOBS: [&str; 2] = ["digits", "render"];
+/// Where everything goes that the demo writes.
+const FOLDER: &str = "demo-out";
 /// How long a started process may take until the market answers or knows it.
 const START_MAX: Duration = Duration::from_secs(90);
 /// A job that gets nowhere for this long is given up. The longest unit of the examples takes seconds on a software GPU.
@@ -147,7 +149,7 @@ struct Submitted {
 impl Network {
     /// A market with a fresh store that answers.
     fn start(binary: &Path, port: u16, interrupted: &Arc<AtomicBool>) -> Result<Network> {
-        let folder = process::root().join("demo-out");
+        let folder = process::root().join(FOLDER);
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("failed to delete {}", folder.display()))?;
         }
@@ -176,7 +178,8 @@ impl Network {
     fn start_native_worker(&mut self) -> Result<()> {
         let mut worker = self.plexus();
         worker.arg("worker").args(["--market", &self.url()]);
-        worker.arg("--wallet").arg(self.folder.join("native-worker.key"));
+        worker.arg("--wallet").arg(self.folder.join("native-worker.json"));
+        worker.arg("--cache").arg(self.folder.join("native-worker-cache"));
         self.background("native worker", &mut worker)?;
         let adapter = self.wait("the native worker to join", |network| network.joined("native"))?;
         println!("Native worker on {adapter}");
@@ -211,7 +214,7 @@ impl Network {
             let mut submit = self.plexus();
             submit.arg("submit").arg(process::root().join("examples").join(name).join("job.toml"));
             submit.args(["--market", &self.url(), "--json"]);
-            submit.arg("--wallet").arg(self.folder.join("client.key"));
+            submit.arg("--wallet").arg(self.folder.join("client.json"));
             let printed = process::output(&mut submit, &format!("plexus submit {name}"))?;
             let answer: Value = serde_json::from_str(&printed)
                 .with_context(|| format!("plexus submit {name} printed something that is not JSON"))?;
@@ -261,10 +264,10 @@ impl Network {
         let mut results = Vec::new();
         for submitted in jobs {
             let job = self.get(&format!("/v1/jobs/{}", submitted.id))?;
-            let out = self.folder.join(submitted.name);
+            // Relative to the root, as the summary shows it.
+            let out = Path::new(FOLDER).join(submitted.name);
             let mut fetch = self.plexus();
             fetch.args(["job", "fetch", &submitted.id, "--market", &self.url(), "--json", "--out"]).arg(&out);
-            fetch.arg("--wallet").arg(self.folder.join("client.key"));
             let fetched = process::output(&mut fetch, &format!("plexus job fetch {}", submitted.id))
                 .and_then(|printed| {
                     serde_json::from_str(&printed).context("it printed something that is not JSON")

@@ -214,17 +214,18 @@ impl Background {
         }
         drop(self.child.stdin.take());
         if cfg!(unix) {
-            signal("TERM", self.child.id());
+            // It alone: what it started ends by its hand, or by force when it has ended.
+            signal("TERM", &self.child.id().to_string());
+            let group = format!("-{}", self.child.id());
             let asked = Instant::now();
             while asked.elapsed() < Duration::from_secs(5) {
                 if !matches!(self.child.try_wait(), Ok(None)) {
-                    // What it started itself is in its group.
-                    signal("KILL", self.child.id());
+                    signal("KILL", &group);
                     return;
                 }
                 thread::sleep(Duration::from_millis(20));
             }
-            signal("KILL", self.child.id());
+            signal("KILL", &group);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -237,10 +238,10 @@ impl Drop for Background {
     }
 }
 
-/// Signals a process group. The shell's own `kill` is on every Unix; the system call would need unsafe code.
-fn signal(name: &str, group: u32) {
+/// Signals a process, or with a minus in front its group. The shell's own `kill` is on every Unix; the system call would need unsafe code.
+fn signal(name: &str, process: &str) {
     let _ = Command::new("sh")
-        .args(["-c", &format!("kill -{name} -{group}")])
+        .args(["-c", &format!("kill -{name} {process}")])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
