@@ -1,0 +1,407 @@
+//! `plexus job`: jobs on a market.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use api::{Job, JobState, Unit};
+use client::Client;
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use protocol::JobId;
+use serde_json::json;
+
+use crate::{
+    arguments::{MarketArgument, WalletArgument},
+    exit::{Exit, Failure},
+    results, say,
+};
+
+/// A job is asked for at least this often while it is watched, should its events not come through.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// Pause before events are asked for again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// Jobs listed without `--all`.
+const LIST_MAX: usize = 50;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// List jobs, newest first
+    Ls {
+        /// Only this wallet's
+        #[arg(long)]
+        mine: bool,
+        /// More than the newest 50
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a job: where its units are, who ran them, how they were verified, what was paid
+    Show {
+        /// The job, such as job-7
+        id: JobId,
+        /// Show every unit too
+        #[arg(long)]
+        units: bool,
+        #[command(flatten)]
+        market: MarketArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Watch a job until it ends
+    Watch {
+        /// The job, such as job-7
+        id: JobId,
+        #[command(flatten)]
+        market: MarketArgument,
+        /// Print JSON: a line a change
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a job: finished units are paid, the rest is refunded
+    Cancel {
+        /// The job, such as job-7
+        id: JobId,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a job's result files, made here from the units' outputs and checked by their hashes
+    Fetch {
+        /// The job, such as job-7
+        id: JobId,
+        /// Write to this folder [default: a folder named like the job]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Take what is there although the job is not done
+        #[arg(long)]
+        partial: bool,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    /// Whether it was asked to speak JSON.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::Ls { json, .. }
+            | Self::Show { json, .. }
+            | Self::Watch { json, .. }
+            | Self::Cancel { json, .. }
+            | Self::Fetch { json, .. } => *json,
+        }
+    }
+}
+
+pub async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Ls { mine, all, market, wallet, json } => {
+            let owner = if mine { Some(wallet.key()?.public()) } else { None };
+            let client = market.anonymous()?;
+            let mut jobs = Vec::new();
+            let mut cursor = None;
+            loop {
+                let page = client.jobs(owner.as_ref(), cursor.as_deref()).await?;
+                jobs.extend(page.items);
+                cursor = page.next;
+                if cursor.is_none() || (!all && jobs.len() >= LIST_MAX) {
+                    break;
+                }
+            }
+            if !all {
+                jobs.truncate(LIST_MAX);
+            }
+            if json { say::json(&jobs) } else { list(&jobs) }
+        }
+        Command::Show { id, units, market, json } => {
+            let client = market.anonymous()?;
+            let job = client.job(id).await?;
+            let units = if units { Some(results::units(&client, id).await?) } else { None };
+            if json {
+                let mut answer = serde_json::to_value(&job).unwrap_or_default();
+                if let Some(units) = units {
+                    answer["unit_list"] = json!(units);
+                }
+                say::json(&answer);
+            } else {
+                show(&job);
+                if let Some(units) = units {
+                    say::out("");
+                    show_units(&units);
+                }
+            }
+        }
+        Command::Watch { id, market, json } => {
+            let job = watch(&market.anonymous()?, id, !json).await?;
+            if json {
+                say::json_line(&job);
+            }
+            return ended(&job);
+        }
+        Command::Cancel { id, market, wallet, json } => {
+            let job = market.with(wallet.key()?)?.cancel(id).await?;
+            if json {
+                say::json(&job);
+            } else {
+                say::out(&format!("{id} cancelled: {} tokens refunded", job.money.refunded.to_tokens()));
+            }
+        }
+        Command::Fetch { id, out, partial, market, wallet: _, json } => {
+            let client = market.anonymous()?;
+            let job = client.job(id).await?;
+            if job.state != JobState::Done && !partial {
+                let (accepted, units) = (job.progress.accepted, job.units);
+                let text = format!("{id} is {}: {accepted} of {units} units are there", state(job.state));
+                let next = match job.state {
+                    JobState::Waiting | JobState::Running => {
+                        format!("`plexus job watch {id}` waits for its end; ")
+                    }
+                    _ => String::new(),
+                };
+                return Err(Failure::new(text)
+                    .exit(Exit::JobUnfinished)
+                    .code("job_not_done")
+                    .fix(format!("{next}--partial writes what is there")));
+            }
+            let out = out.unwrap_or_else(|| PathBuf::from(id.to_string()));
+            let files = results::fetch(&client, &job, &out).await?;
+            if json {
+                say::json(&json!({ "id": id, "files": files }));
+            } else {
+                results::print(&files);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code that a job's end calls for.
+pub fn ended(job: &Job) -> Result<ExitCode, Failure> {
+    if job.state == JobState::Done {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let reason = job.reason.as_ref().map(|reason| format!(": {}", reason.text)).unwrap_or_default();
+    let failure = Failure::new(format!("{} ended {}{reason}", job.id, state(job.state)));
+    Err(failure
+        .exit(Exit::JobUnfinished)
+        .code("job_unfinished")
+        .fix(format!("`plexus job show {} --units` shows where its units are", job.id)))
+}
+
+fn is_over(job: &Job) -> bool {
+    matches!(job.state, JobState::Done | JobState::Cancelled | JobState::Incomplete)
+}
+
+/// Watches a job until it ends: by the market's events, and by asking now and then.
+pub async fn watch(client: &Client, id: JobId, for_people: bool) -> Result<Job, Failure> {
+    let mut job = client.job(id).await?;
+    let display = Display::new(for_people, &job);
+    let mut last = serde_json::Value::Null;
+    loop {
+        let now = serde_json::to_value(&job).unwrap_or_default();
+        if now != last {
+            display.show(&job, for_people);
+            last = now;
+        }
+        if is_over(&job) {
+            display.end();
+            return Ok(job);
+        }
+        job = match tokio::time::timeout(ASK_EVERY, change(client, id)).await {
+            Ok(Some(job)) => job,
+            Ok(None) | Err(_) => client.job(id).await?,
+        };
+    }
+}
+
+/// The job as the next event about it has it; nothing when events do not come through.
+async fn change(client: &Client, id: JobId) -> Option<Job> {
+    let Ok(events) = client.events(None).await else {
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+        return None;
+    };
+    // Between the last look and the first event it may have changed.
+    let job = client.job(id).await.ok()?;
+    if is_over(&job) {
+        return Some(job);
+    }
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event.ok()?.event {
+            api::Event::Job(job) if job.id == id => return Some(*job),
+            _ => {}
+        }
+    }
+    None
+}
+
+struct Display {
+    bar: Option<ProgressBar>,
+}
+
+impl Display {
+    fn new(for_people: bool, job: &Job) -> Self {
+        let bar = for_people.then(|| {
+            let template = "{prefix} {wide_bar} {pos}/{len} units {elapsed} {msg}";
+            let style = ProgressStyle::with_template(template).expect("a constant template");
+            let bar = ProgressBar::new(job.units).with_style(style.progress_chars("━╸ "));
+            bar.set_prefix(format!("{} {}", job.id, job.name));
+            bar
+        });
+        Self { bar: bar.filter(|bar| !bar.is_hidden()) }
+    }
+
+    fn show(&self, job: &Job, for_people: bool) {
+        let reason = job.reason.as_ref().map(|reason| reason.text.as_str()).unwrap_or_default();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(job.progress.accepted);
+                let checking = match job.progress.checking {
+                    0 => String::new(),
+                    units => format!("· {units} being checked "),
+                };
+                bar.set_message(format!("{checking}{reason}"));
+            }
+            None if for_people => {
+                let (accepted, units) = (job.progress.accepted, job.units);
+                say::out(
+                    format!("{} {} {accepted}/{units} units {reason}", job.id, state(job.state)).trim_end(),
+                );
+            }
+            None if !is_over(job) => say::json_line(job),
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_message("");
+            bar.abandon();
+        }
+    }
+}
+
+fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Running => "running",
+        JobState::Done => "done",
+        JobState::Cancelled => "cancelled",
+        JobState::Incomplete => "incomplete",
+    }
+}
+
+fn list(jobs: &[Job]) {
+    if jobs.is_empty() {
+        return say::out("no jobs");
+    }
+    let row = |job: &Job| {
+        vec![
+            job.id.to_string(),
+            job.name.clone(),
+            state(job.state).to_owned(),
+            format!("{}/{}", job.progress.accepted, job.units),
+            job.money.paid.to_tokens(),
+            job.submitted_at.clone(),
+            job.reason.as_ref().map(|reason| reason.text.clone()).unwrap_or_default(),
+        ]
+    };
+    say::table(
+        &["job", "name", "state", "units", "paid", "submitted", "reason"],
+        jobs.iter().map(row).collect(),
+    );
+}
+
+fn show(job: &Job) {
+    let (progress, money, checks) = (&job.progress, &job.money, &job.verification);
+    let mut rows = vec![
+        ("job", format!("{} {}", job.id, job.name)),
+        ("state", state(job.state).to_owned()),
+        ("owner", job.owner.to_string()),
+        ("submitted", job.submitted_at.clone()),
+    ];
+    if let Some(reason) = &job.reason {
+        rows.insert(2, ("reason", reason.text.clone()));
+    }
+    if let Some(ended_at) = &job.ended_at {
+        rows.push(("ended", ended_at.clone()));
+    }
+    rows.extend([
+        (
+            "units",
+            format!(
+                "{}: {} accepted, {} being checked, {} leased, {} waiting, {} parked",
+                job.units,
+                progress.accepted,
+                progress.checking,
+                progress.leased,
+                progress.waiting,
+                progress.parked
+            ),
+        ),
+        (
+            "verified",
+            format!(
+                "{} executed again ({} by the market's verifier), {} not drawn, {} disputed, {} rejected",
+                checks.checked, checks.by_verifier, checks.sampled_out, checks.disputed, checks.rejected
+            ),
+        ),
+        (
+            "money",
+            format!(
+                "{} in escrow: {} paid, {} treasury, {} burned, {} refunded, {} held",
+                money.escrowed.to_tokens(),
+                money.paid.to_tokens(),
+                money.treasury.to_tokens(),
+                money.burned.to_tokens(),
+                money.refunded.to_tokens(),
+                money.held.to_tokens()
+            ),
+        ),
+    ]);
+    let files: Vec<_> = job.joins.iter().map(|join| join.file.as_str()).collect();
+    if !files.is_empty() {
+        rows.push(("result", files.join(", ")));
+    }
+    say::facts(&rows);
+    if !job.workers.is_empty() {
+        say::out("");
+        let rows = job.workers.iter().map(|part| {
+            vec![
+                part.worker.to_string(),
+                part.units.to_string(),
+                part.checked.to_string(),
+                part.paid.to_tokens(),
+                format!("{:.3} s", part.device_us as f64 / 1e6),
+            ]
+        });
+        say::table(&["worker", "units", "checked", "paid", "device time"], rows.collect());
+    }
+}
+
+fn show_units(units: &[Unit]) {
+    let rows = units.iter().map(|unit| {
+        vec![
+            unit.id.to_string(),
+            format!("{:?}", unit.state).to_lowercase(),
+            unit.worker.map(|worker| worker.to_string()).unwrap_or_default(),
+            unit.checked_by.len().to_string(),
+        ]
+    });
+    say::table(&["unit", "state", "worker", "checks"], rows.collect());
+}

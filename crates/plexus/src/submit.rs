@@ -1,0 +1,247 @@
+//! `plexus submit`: a job file on its way to a market.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use api::{Job, JobRequest, code};
+use client::Client;
+use futures::{StreamExt, TryStreamExt, stream};
+use job::CompiledJob;
+use protocol::{Amount, manifest::Verify};
+use serde_json::json;
+
+use crate::{
+    arguments::{MarketArgument, WalletArgument},
+    exit::Failure,
+    job_commands, results, say,
+};
+
+/// Blobs uploaded at the same time.
+const UPLOADS_AT_ONCE: usize = 4;
+/// How often test tokens are taken for one job; the first time is normally enough.
+const FAUCET_CALLS_MAX: u32 = 4;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// The job file
+    #[arg(required_unless_present = "init", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Write a first job to this folder instead
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    init: Option<PathBuf>,
+    /// Check everything and say what it costs, but send nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait for the job's end
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// Wait, and write the result to this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "dry_run")]
+    out: Option<PathBuf>,
+    /// Never take test tokens from the market's faucet
+    #[arg(long)]
+    no_faucet: bool,
+    #[command(flatten)]
+    market: MarketArgument,
+    #[command(flatten)]
+    wallet: WalletArgument,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    if let Some(dir) = &options.init {
+        return init(dir, options.json);
+    }
+    let file = options.file.as_deref().unwrap_or(Path::new("job.toml"));
+    let compiled = compile(file)?;
+    let escrow = escrow(&compiled);
+    if options.dry_run {
+        describe(&compiled, escrow, options.json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let client = options.market.with(options.wallet.key_or_new()?)?;
+    upload(&client, &compiled).await?;
+    let job = submit(&client, request(compiled), escrow, options.no_faucet).await?;
+    let waits = options.wait || options.out.is_some();
+    if !options.json {
+        say::out(&format!(
+            "{} submitted: {} units, {} tokens in escrow",
+            job.id,
+            job.units,
+            job.money.escrowed.to_tokens()
+        ));
+        if !waits {
+            say::err(&format!("  {} plexus job watch {}", say::bold("next:"), job.id));
+        }
+    }
+    if !waits {
+        if options.json {
+            say::json(&job);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let job = job_commands::watch(&client, job.id, !options.json).await?;
+    let mut answer = serde_json::to_value(&job).unwrap_or_default();
+    if let Some(out) = &options.out
+        && job.state == api::JobState::Done
+    {
+        let files = results::fetch(&client, &job, out).await?;
+        if options.json {
+            answer["files"] = json!(files);
+        } else {
+            results::print(&files);
+        }
+    }
+    if options.json {
+        say::json(&answer);
+    }
+    job_commands::ended(&job)
+}
+
+/// Writes the files of a first job; files that are there stay as they are.
+fn init(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let failed =
+        |path: &Path, error: io::Error| Failure::new(format!("failed to write {}: {error}", path.display()));
+    fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
+    let files = job::template();
+    if let Some(there) = files.iter().map(|file| dir.join(file.name)).find(|path| path.exists()) {
+        return Err(Failure::new(format!("{} exists already", there.display()))
+            .code("file_exists")
+            .fix("name another folder"));
+    }
+    let mut written = Vec::new();
+    for file in files {
+        let path = dir.join(file.name);
+        fs::write(&path, file.text).map_err(|error| failed(&path, error))?;
+        written.push(path);
+    }
+    if json {
+        say::json(&json!({ "files": written }));
+    } else {
+        for path in &written {
+            say::out(&format!("wrote {}", path.display()));
+        }
+        say::err(&format!("  {} plexus submit {} --wait", say::bold("next:"), written[0].display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the job file and all that it names, and checks the program: what is wrong here never reaches a market.
+fn compile(file: &Path) -> Result<CompiledJob, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        let failure = Failure::new(format!("failed to read the job file {}: {error}", file.display()));
+        failure.code("job_file_unreadable").fix("`plexus submit --init DIR` writes a first job file")
+    })?;
+    let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+    let compiled = job::compile(&text, &file.display().to_string(), &job::Folder(folder))
+        .map_err(|error| Failure::new(error.to_string()).code(error.code().as_str()))?;
+    let mut kernels = std::collections::BTreeMap::new();
+    for (name, kernel) in &compiled.manifest.program.kernels {
+        let bytes = compiled.blobs.get(&kernel.blob).cloned().unwrap_or_default();
+        let text = String::from_utf8(bytes.into())
+            .map_err(|_| Failure::new(format!("kernel {name} is not UTF-8 text")).code("kernel_not_text"))?;
+        kernels.insert(kernel.blob, text);
+    }
+    program::check(&compiled.manifest, &kernels)
+        .map_err(|error| Failure::new(error.to_string()).code(error.code()).fix(error.fix()))?;
+    Ok(compiled)
+}
+
+/// What the market will put into escrow: every unit, and the most checks that its policy may draw for it.
+fn escrow(compiled: &CompiledJob) -> Amount {
+    let executions = match compiled.manifest.verify {
+        Verify::Audit { .. } => 2,
+        Verify::Quorum { agree } => u64::from(agree),
+    };
+    let units = compiled.units.saturating_mul(executions);
+    compiled.unit_price.checked_mul(units).unwrap_or(Amount(u64::MAX))
+}
+
+fn describe(compiled: &CompiledJob, escrow: Amount, json: bool) {
+    let bytes: usize = compiled.blobs.values().map(|bytes| bytes.len()).sum();
+    if json {
+        return say::json(&json!({
+            "name": compiled.name,
+            "units": compiled.units.to_string(),
+            "blobs": compiled.blobs.len(),
+            "blob_bytes": bytes.to_string(),
+            "unit_price": compiled.unit_price,
+            "escrow": escrow,
+            "budget": compiled.budget,
+            "files": compiled.joins.iter().map(|join| &join.file).collect::<Vec<_>>(),
+            "manifest": compiled.manifest,
+        }));
+    }
+    let files: Vec<_> = compiled.joins.iter().map(|join| join.file.as_str()).collect();
+    say::facts(&[
+        ("job", compiled.name.clone()),
+        ("units", compiled.units.to_string()),
+        ("uploads", format!("{} blobs, {bytes} bytes", compiled.blobs.len())),
+        ("unit price", format!("{} tokens", compiled.unit_price.to_tokens())),
+        ("escrow", format!("{} tokens; what checks do not use comes back", escrow.to_tokens())),
+        ("result", if files.is_empty() { "the units' outputs".to_owned() } else { files.join(", ") }),
+    ]);
+}
+
+async fn upload(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> {
+    stream::iter(compiled.blobs.values().cloned())
+        .map(|bytes| client.upload_blob(bytes))
+        .buffer_unordered(UPLOADS_AT_ONCE)
+        .try_for_each(|_| async { Ok(()) })
+        .await?;
+    Ok(())
+}
+
+fn request(compiled: CompiledJob) -> JobRequest {
+    JobRequest {
+        name: compiled.name,
+        manifest: compiled.manifest,
+        units: compiled.units,
+        inputs: compiled.inputs,
+        joins: compiled.joins,
+        unit_price: compiled.unit_price,
+        budget: compiled.budget,
+        package_units: compiled.package_units,
+    }
+}
+
+/// Submits; where the wallet has too little and the market gives out test tokens, takes some.
+async fn submit(
+    client: &Client,
+    request: JobRequest,
+    escrow: Amount,
+    no_faucet: bool,
+) -> Result<Job, Failure> {
+    let mut faucet_calls = 0;
+    loop {
+        let error = match client.submit(&request).await {
+            Ok(job) => return Ok(job),
+            Err(error) if error.code() == Some(code::BALANCE_TOO_LOW) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let faucet = client.market().await?.faucet;
+        if !faucet {
+            return Err(error.into());
+        }
+        if no_faucet || faucet_calls == FAUCET_CALLS_MAX {
+            let tokens = escrow.to_tokens();
+            let failure = Failure::from(error);
+            return Err(
+                failure.fix(format!("`plexus wallet faucet {tokens}` takes test tokens from this market"))
+            );
+        }
+        faucet_calls += 1;
+        let Some(key) = client.key() else { return Err(error.into()) };
+        let account = client.account(&key.public()).await?;
+        // At least one base unit, should our idea of the escrow be lower than the market's.
+        let missing = escrow.checked_sub(account.available).filter(|missing| missing.0 > 0).unwrap_or(escrow);
+        let amount = Amount(missing.0.max(1));
+        client.deposit(&key.public(), amount).await?;
+        say::err(&format!("took {} test tokens from the market's faucet", amount.to_tokens()));
+    }
+}

@@ -1,0 +1,116 @@
+//! `plexus wallet`: the key that owns tokens.
+
+use std::process::ExitCode;
+
+use protocol::{Amount, PublicKey};
+use serde_json::json;
+
+use crate::{
+    arguments::{MarketArgument, WalletArgument},
+    exit::Failure,
+    say, wallet,
+};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make a new key; never overwrites one
+    New {
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the wallet's address and where its key lies
+    Show {
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a wallet has on a market
+    Balance {
+        /// Another wallet's address
+        address: Option<PublicKey>,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take test tokens from a market that has a faucet
+    Faucet {
+        /// How many tokens, such as 2.5
+        #[arg(value_parser = Amount::from_tokens)]
+        amount: Amount,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Command {
+    /// Whether it was asked to speak JSON.
+    pub fn json(&self) -> bool {
+        match self {
+            Self::New { json, .. } | Self::Show { json, .. } => *json,
+            Self::Balance { json, .. } | Self::Faucet { json, .. } => *json,
+        }
+    }
+}
+
+pub async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::New { wallet, json } => {
+            let file = wallet.file()?;
+            let key = wallet::create(&file)?;
+            show(json, key.public(), &file);
+            if !json {
+                say::err("keep the file: whoever has it has the tokens, and without it they are gone");
+            }
+        }
+        Command::Show { wallet, json } => show(json, wallet.key()?.public(), &wallet.file()?),
+        Command::Balance { address, market, wallet, json } => {
+            let address = match address {
+                Some(address) => address,
+                None => wallet.key()?.public(),
+            };
+            balance(json, &market.anonymous()?.account(&address).await?);
+        }
+        Command::Faucet { amount, market, wallet, json } => {
+            let key = wallet.key()?;
+            let address = key.public();
+            balance(json, &market.with(key)?.deposit(&address, amount).await?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(json: bool, address: PublicKey, file: &std::path::Path) {
+    if json {
+        say::json(&json!({ "address": address, "file": file }));
+    } else {
+        say::facts(&[("address", address.to_string()), ("file", file.display().to_string())]);
+    }
+}
+
+fn balance(json: bool, account: &api::Account) {
+    if json {
+        return say::json(account);
+    }
+    let tokens = |amount: Amount| format!("{} tokens", amount.to_tokens());
+    say::facts(&[
+        ("address", account.id.to_string()),
+        ("available", tokens(account.available)),
+        ("in escrow", tokens(account.escrowed)),
+        ("earned", tokens(account.earned)),
+        ("spent", tokens(account.spent)),
+    ]);
+}
