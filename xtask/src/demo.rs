@@ -49,6 +49,9 @@ pub struct Options {
     /// Run without a browser worker
     #[arg(long)]
     no_browser: bool,
+    /// Run the dev profile instead of the release profile: sooner built, slower
+    #[arg(long)]
+    dev: bool,
     /// The market's port
     #[arg(long, default_value_t = 7700)]
     port: u16,
@@ -75,7 +78,7 @@ pub fn demo(options: &Options) -> Result<()> {
     }
     let browser = browser_or_reason(options, &missing);
 
-    let binary = build()?;
+    let binary = build(options.dev)?;
     let mut network = Network::start(&binary, options.port, &interrupted)?;
     network.start_native_worker()?;
     match browser {
@@ -118,17 +121,15 @@ fn browser_or_reason(options: &Options, missing: &[setup::Thing]) -> Result<(), 
     }
 }
 
-/// The web app and the release binary that serves it.
-fn build() -> Result<PathBuf> {
+/// The web app and the binary that serves it.
+fn build(dev: bool) -> Result<PathBuf> {
     let started = Instant::now();
     web::web()?;
+    let (folder, flag) = if dev { ("debug", None) } else { ("release", Some("--release")) };
     println!("Building plexus; the first time takes some minutes.");
-    process::run(
-        process::cargo().args(["build", "--release", "--package", "plexus"]),
-        "the build of plexus",
-    )?;
+    process::run(process::cargo().args(["build", "--package", "plexus"]).args(flag), "the build of plexus")?;
     println!("Built in {}.", spoken(started.elapsed()));
-    Ok(process::plexus_binary("release"))
+    Ok(process::plexus_binary(folder))
 }
 
 /// What runs, in the order in which it was started; it is stopped in the opposite order.
@@ -475,12 +476,18 @@ impl Summary {
         let mut rows =
             vec![["job", "units", "verified", "how", "ran on", "paid", "burned", "result"].map(String::from)];
         for job in items(&self.json["jobs"]) {
-            let how = [("checked", "re-executed"), ("sampled_out", "not drawn"), ("rejected", "rejected")]
-                .iter()
-                .filter(|(field, _)| number(&job[*field]) > 0)
-                .map(|(field, word)| format!("{} {word}", number(&job[*field])))
-                .collect::<Vec<_>>()
-                .join(", ");
+            let (checked, by_verifier) = (number(&job["checked"]), number(&job["by_verifier"]));
+            let how = [
+                (checked.saturating_sub(by_verifier), "re-executed by another worker"),
+                (by_verifier, "re-executed by the market"),
+                (number(&job["sampled_out"]), "not drawn"),
+                (number(&job["rejected"]), "rejected and run again"),
+            ]
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect::<Vec<_>>()
+            .join(", ");
             let ran = items(&job["workers"])
                 .filter(|part| number(&part["units"]) > 0)
                 .map(|part| format!("{} {}", number(&part["units"]), plain(&part["kind"])))
@@ -676,9 +683,12 @@ mod tests {
         let kinds: Vec<&Value> = items(&summary.json["workers"]).map(|worker| &worker["kind"]).collect();
         assert_eq!(kinds, ["native", "browser"]);
         let text = summary.text();
-        for part in
-            ["1 re-executed, 3 not drawn", "3 native, 1 browser", "accuracy 0.970", "0.0002 were burned"]
-        {
+        for part in [
+            "1 re-executed by the market, 3 not drawn",
+            "3 native, 1 browser",
+            "accuracy 0.970",
+            "0.0002 were burned",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }
