@@ -477,6 +477,128 @@ export type Override = number | Auto;
 
 export type PackageId = string;
 
+/** One page of a list, newest first. */
+export interface Page_Job {
+  /** The items. */
+  items: ({
+    /** When it ended. */
+    ended_at?: string | null;
+    /** The job. */
+    id: JobId;
+    /** Its inputs. */
+    inputs: InputSplit[];
+    /** Its result files. */
+    joins: JoinSpec[];
+    /** The queue segment. */
+    kind: JobKind;
+    /** The blob with the manifest. */
+    manifest: Hash;
+    /** Its money. */
+    money: JobMoney;
+    /** Its name. */
+    name: string;
+    /** Who pays. */
+    owner: PublicKey;
+    /** Where they are. */
+    progress: Progress;
+    /** Why it is not done yet, or why it ended incomplete. */
+    reason?: Reason | null;
+    /** Where it is in its life. */
+    state: JobState;
+    /** When it was submitted. */
+    submitted_at: string;
+    /** What one unit pays. */
+    unit_price: Amount;
+    /** How many units. */
+    units: string;
+    /** What verification did. */
+    verification: VerificationCounts;
+    /** Who worked on it. */
+    workers: JobWorker[];
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
+/** One page of a list, newest first. */
+export interface Page_Payment {
+  /** The items. */
+  items: ({
+    /** Whose money changed: the receiver, or the payer of an escrow. */
+    account?: PublicKey | null;
+    /** How much. */
+    amount: Amount;
+    /** When. */
+    at: string;
+    /** For which job. */
+    job?: JobId | null;
+    /** Why. */
+    kind: PaymentKind;
+    /** For which package. */
+    package?: PackageId | null;
+    /** The journal sequence of the event that moved it. */
+    seq: string;
+    /** By which worker. */
+    worker?: PublicKey | null;
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
+/** One page of a list, newest first. */
+export interface Page_Unit {
+  /** The items. */
+  items: ({
+    /** Who re-executed it and agreed. */
+    checked_by?: PublicKey[];
+    /** The unit. */
+    id: UnitId;
+    /** Its outputs, once accepted. */
+    outputs?: OutputCommitment[];
+    /** Where it is. */
+    state: UnitState;
+    /** Who computed it, once accepted. */
+    worker?: PublicKey | null;
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
+/** One page of a list, newest first. */
+export interface Page_Worker {
+  /** The items. */
+  items: ({
+    /** Units it re-executed for others. */
+    checked: string;
+    /** Its device. */
+    device: DeviceFacts;
+    /** What its owner was paid for its work. */
+    earned: Amount;
+    /** The key that signs its receipts. */
+    id: PublicKey;
+    /** Native or browser. */
+    kind: WorkerKind;
+    /** Leases it holds. */
+    leases: number;
+    /** The wallet that is paid. */
+    owner: PublicKey;
+    /** Why it is not working, or what it works on. */
+    reason: Reason;
+    /** When it was last heard. */
+    seen_at: string;
+    /** What it is doing. */
+    state: WorkerState;
+    /** Consecutive packages that held. */
+    streak: number;
+    /** Units accepted from it. */
+    units: string;
+    /** Whether it is the market's own verifier. */
+    verifier: boolean;
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
 /** One dispatch of one kernel. */
 export interface Pass {
   /** Buffer names; number `i` is `@group(0) @binding(i)`. */
