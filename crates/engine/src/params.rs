@@ -15,6 +15,8 @@ pub struct Params {
     pub heartbeat_ms_max: u64,
     /// A package is sized to take about this long on the device.
     pub package_target_ms: u64,
+    /// A worker holds units of one job for about this long at most, so that what others could run does not queue behind it.
+    pub hold_target_ms: u64,
     /// Most units in a package that the market sizes.
     pub package_units_max: u32,
     /// A unit that failed this often is parked.
@@ -41,6 +43,7 @@ impl Default for Params {
             lease_ms: 30_000,
             heartbeat_ms_max: 15_000,
             package_target_ms: 1_000,
+            hold_target_ms: 4_000,
             package_units_max: 256,
             attempts_max: 5,
             leases_per_worker_max: 128,

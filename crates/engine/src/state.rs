@@ -562,7 +562,8 @@ impl State {
         self.comparing.iter().take(limit).map(|id| self.comparison(*id)).collect()
     }
 
-    /// When [`Command::AdvanceTime`](crate::Command::AdvanceTime) or another look at waiting lease requests is next due.
+    /// When [`Command::AdvanceTime`](crate::Command::AdvanceTime) or another look at waiting lease requests is next due, seen
+    /// from `now_ms`. A check that the market's verifier may make since `now_ms` or earlier is not due again.
     pub fn next_deadline_ms(&self, now_ms: u64) -> Option<u64> {
         let lease = self.deadlines.first().map(|(at, _)| *at);
         let silence = self.heard.first().map(|(at, _)| at + self.params.heartbeat_ms_max);

@@ -40,7 +40,9 @@ fn a_unit_checked_by_another_owner_is_paid_and_the_rest_of_the_escrow_returns() 
 #[test]
 fn trust_grows_and_untouched_check_money_is_refunded() {
     let mut world = world(&[1, 2]);
-    let job = world.submit(spec(60, AUDIT));
+    let mut single = spec(60, AUDIT);
+    single.package_units = Some(1);
+    let job = world.submit(single);
     world.finish(&[key(1), key(2)]);
     let done = &world.state.jobs()[&job];
     assert_eq!(done.state, JobState::Done);
@@ -333,6 +335,19 @@ fn everybody_who_waits_is_told_why() {
     world.commit(lease, 0).expect("taken");
     assert_eq!(world.state.job_reason(small), Some(JobReason::Checking { checking: 1 }));
     assert_eq!(world.state.worker_reason(key(2), 0), Some(WorkerReason::NextRequest));
+}
+
+#[test]
+fn nobody_hoards_a_job() {
+    let mut world = world(&[1, 2]);
+    let job = world.submit(spec(40, AUDIT));
+    assert_eq!(world.lease(key(1), 9).len(), 2, "nobody knows yet how long a unit takes");
+    let (mut receipt, units) = world.receipt(LeaseId(1), 0);
+    receipt.device_us = 1_500_000;
+    world.commit_receipt(receipt, units).expect("taken");
+    // Units take 1.5 s, so packages have one, and three of them are more than the 4 s that a worker may hold.
+    assert_eq!(world.lease(key(1), 9).len(), 2);
+    assert_eq!(world.state.jobs()[&job].leased_units, 3);
 }
 
 #[test]

@@ -88,6 +88,9 @@ impl Deciding<'_> {
         self.state.runnable.iter().find_map(|id| {
             let job = &self.state.jobs[id];
             fits(&job.spec.requirements, &worker.device).ok()?;
+            if self.state.holds_enough(worker, *id, job) {
+                return None;
+            }
             let run = job.waiting.iter().find(|run| self.state.may_run(key, job, run))?;
             let count = self.state.package_units(job, run);
             let package = PackageId(self.state.next.package + 1);
@@ -97,7 +100,27 @@ impl Deciding<'_> {
     }
 }
 
+/// Packages of one job that a worker may hold before anybody knows how long a unit takes: one to run, one to go on with.
+const UNKNOWN_PACKAGES_MAX: usize = 2;
+
 impl State {
+    /// Whether a worker already holds as much of a job as it should.
+    fn holds_enough(&self, worker: &Worker, id: JobId, job: &Job) -> bool {
+        let held = worker.leases.iter().filter_map(|lease| match self.leases[lease].work {
+            Work::Package { job, run, .. } if job == id => Some(u64::from(run.count)),
+            _ => None,
+        });
+        match job.unit_us() {
+            None => held.count() >= UNKNOWN_PACKAGES_MAX,
+            // One package ahead is always allowed, however long it takes.
+            Some(unit_us) => {
+                let (packages, units) =
+                    held.fold((0, 0), |(packages, units), count| (packages + 1, units + count));
+                packages > 1 && units * unit_us >= self.params.hold_target_ms * 1_000
+            }
+        }
+    }
+
     /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
     pub(crate) fn may_run(&self, key: PublicKey, job: &Job, run: &WaitingRun) -> bool {
         !run.avoid.contains(&key)
