@@ -9,4 +9,5 @@ export * from './hash.js';
 export * from './ids.js';
 export * from './keys.js';
 export * from './manifest.js';
+export * from './verify.js';
 export * as merkle from './merkle.js';

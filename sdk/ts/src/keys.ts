@@ -1,11 +1,7 @@
-// Ed25519 keys and signatures: text forms, strict verification, and a browser's own key that never leaves it.
+// Ed25519 keys and signatures: text forms, and a browser's own key that never leaves it.
 //
-// Keys are base58 (Solana's form), signatures standard base64. Verification is strict and equals the one in Rust: points of
-// small order, non-canonical encodings and S ≥ L are refused, and the equation is checked without the cofactor. WebCrypto
-// signs, but does not verify: browsers differ on those edges.
+// Keys are base58 (Solana's form), signatures standard base64. WebCrypto signs; verification is in `verify`.
 
-import { ed25519 } from '@noble/curves/ed25519.js';
-import { sha512 } from '@noble/hashes/sha2.js';
 import { base58, base64 } from '@scure/base';
 
 /** The 32 bytes of a base58 key. Throws a `RangeError` on anything else. */
@@ -41,32 +37,6 @@ export function signatureBytes(text: string): Uint8Array {
 /** The base64 form of a signature. */
 export function signatureText(bytes: Uint8Array): string {
   return base64.encode(bytes);
-}
-
-/** Whether `signature` is by the key `publicKey` over `message`, under strict rules. */
-export function verifyStrict(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
-  if (publicKey.length !== 32 || signature.length !== 64) return false;
-  const { Point } = ed25519;
-  const r = signature.subarray(0, 32);
-  const s = littleEndian(signature.subarray(32));
-  if (s >= Point.Fn.ORDER) return false;
-  try {
-    const key = Point.fromBytes(publicKey);
-    const commitment = Point.fromBytes(r);
-    if (key.isSmallOrder() || commitment.isSmallOrder()) return false;
-    const hash = sha512.create().update(r).update(publicKey).update(message).digest();
-    const challenge = littleEndian(hash) % Point.Fn.ORDER;
-    const expected = Point.BASE.multiplyUnsafe(s).subtract(key.multiplyUnsafe(challenge));
-    return expected.equals(commitment);
-  } catch {
-    return false; // not a point
-  }
-}
-
-function littleEndian(bytes: Uint8Array): bigint {
-  let value = 0n;
-  for (let i = bytes.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(bytes[i] ?? 0);
-  return value;
 }
 
 /** A key that can sign. Where it is kept is its maker's affair. */

@@ -7,7 +7,8 @@ import { packageRoot, receiptBytes } from '../src/bytes.js';
 import { Client } from '../src/client.js';
 import { GpuError } from '../src/gpu/index.js';
 import { blobId } from '../src/hash.js';
-import { keyBytes, signatureBytes, verifyStrict, webCryptoSigner } from '../src/keys.js';
+import { keyBytes, signatureBytes, webCryptoSigner } from '../src/keys.js';
+import { verifyStrict } from '../src/verify.js';
 import { type ComputeDevice, Contributor, type ContributorState } from '../src/worker/index.js';
 
 const manifest: Manifest = {

@@ -9,8 +9,9 @@ import { commitmentTo, packageRoot, parseU64, receiptBytes, receiptDigest, unitL
 import { Expression, ExpressionError } from '../src/expression.js';
 import { digest, fromHex, toHex } from '../src/hash.js';
 import { idNumber, idText, parseUnitId } from '../src/ids.js';
-import { keyBytes, keyText, signatureBytes, verifyStrict, webCryptoSigner } from '../src/keys.js';
+import { keyBytes, keyText, signatureBytes, webCryptoSigner } from '../src/keys.js';
 import { ManifestError, manifestHash, manifestText, parseManifest } from '../src/manifest.js';
+import { verifyStrict } from '../src/verify.js';
 import * as merkle from '../src/merkle.js';
 import { unitInput } from '../src/split.js';
 
