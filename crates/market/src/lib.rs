@@ -1,1 +1,398 @@
-//! The market service: HTTP API, committer, judge, metrics, web app.
+//! The market service: everything around the engine that touches the world.
+//!
+//! ```text
+//!   HTTP (http/) ──commands──▶ committer ──groups──▶ journal
+//!        ▲                        │ └──────groups──▶ follower ──▶ read model, changes
+//!        └──────queries───────────┘                                   │
+//!   event stream (live) ◀──────────────────────────────────────────────┘      judge: comparisons ──▶ opinions
+//! ```
+//!
+//! The [`committer`] is one thread that owns the state: it decides what waits together, journals it as one group and only then
+//! answers. Handlers check whatever can be checked without the state beforehand, in parallel. The follower keeps the read model
+//! and tells the event stream what changed, so that no command waits for a list or a watcher.
+//!
+//! No rule is decided here: who may do what, who is paid and why something waits is the engine's.
+
+mod auth;
+mod committer;
+mod failure;
+mod follower;
+mod http;
+mod judge;
+mod keys;
+mod live;
+mod metrics;
+mod projection;
+mod time;
+mod view;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use axum::serve::ListenerExt;
+use engine::{Command, Params, State};
+use protocol::{Amount, SecretKey};
+use store::{BlobError, BlobOptions, BlobStore, Journal, JournalOptions, ReadModel, StoreError};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    committer::{Committer, Group},
+    follower::Follower,
+    keys::Secrets,
+    live::Live,
+    metrics::Metrics,
+    projection::{Changes, Projection},
+};
+
+pub use http::openapi;
+pub use keys::KeyFileError;
+
+/// How long requests in flight may take to end when the market stops.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+/// Between two checks of the invariants.
+const INVARIANTS_EVERY: Duration = Duration::from_secs(600);
+/// Programs compiled at once.
+const SUBMISSIONS_AT_ONCE: usize = 4;
+/// Results joined at once.
+const JOINS_AT_ONCE: usize = 2;
+/// Rows after which a catch-up writes to the read model.
+const CATCH_UP_ROWS: usize = 20_000;
+
+/// How a market is run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept; made if missing.
+    pub data_dir: PathBuf,
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Its public names, with port where it is not 80: what clients may call it when they log in. Loopback and the address it
+    /// listens on are always known.
+    pub hosts: Vec<String>,
+    /// The most test tokens of one deposit; no faucet when absent.
+    pub faucet: Option<Amount>,
+    /// Most bytes of one blob.
+    pub blob_bytes_max: u64,
+    /// Most bytes of all blobs together; no limit but the disk when absent.
+    pub blobs_bytes_max: Option<u64>,
+    /// Most bytes of the journal; no limit but the disk when absent.
+    pub journal_bytes_max: Option<u64>,
+    /// The rules' parameters when the market is founded; later they are the journal's.
+    pub params: Params,
+}
+
+impl Config {
+    /// A market in this folder on a free loopback port, without a faucet.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            hosts: Vec::new(),
+            faucet: None,
+            blob_bytes_max: 1 << 30,
+            blobs_bytes_max: None,
+            journal_bytes_max: None,
+            params: Params::default(),
+        }
+    }
+}
+
+/// Why a market did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder cannot be used.
+    #[error("cannot use the folder {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process runs a market there.
+    #[error("another market runs in {path}")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The secrets cannot be read or made.
+    #[error("cannot load the market's key")]
+    Key(#[from] KeyFileError),
+    /// The journal is another key's.
+    #[error(
+        "the journal in {path} belongs to another key than market-key.json; restore the key that was lost"
+    )]
+    KeyLost {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The journal or the read model failed.
+    #[error("cannot open the journal")]
+    Store(#[from] StoreError),
+    /// The blobs cannot be used.
+    #[error("cannot open the blob store")]
+    Blobs(#[from] BlobError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// A running market. Dropping it leaves it running until the process ends; [`shutdown`](Self::shutdown) ends it well.
+pub struct Market {
+    addr: SocketAddr,
+    key: SecretKey,
+    committer: Committer,
+    blobs: Arc<BlobStore>,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<io::Result<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
+    /// Held as long as the market runs.
+    _lock: File,
+}
+
+impl Market {
+    /// Opens the stores, replays the journal, and serves.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let opened = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || Opened::open(&config))
+                .await
+                .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
+        };
+        let Opened { lock, secrets, journal, state, read_model, projection, path } = opened;
+        let blobs = BlobStore::open(BlobOptions {
+            folder: config.data_dir.join("blobs"),
+            blob_bytes_max: config.blob_bytes_max,
+            total_bytes_max: config.blobs_bytes_max,
+        });
+        let blobs = Arc::new(blobs.await?);
+        let listen_error = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let addr = listener.local_addr().map_err(listen_error)?;
+
+        let metrics = Arc::new(Metrics::default());
+        let (stop, stopped) = watch::channel(false);
+        let (follower, groups, follower_thread) =
+            Follower::start(read_model, projection, journal.next_seq(), metrics.clone())
+                .map_err(StartError::Thread)?;
+        let (committer, committer_thread) =
+            Committer::start(journal, state, groups, metrics.clone()).map_err(StartError::Thread)?;
+        let live = Live::start(committer.clone(), follower.clone(), metrics.clone(), stopped.clone());
+        let tasks = vec![
+            tokio::spawn(judge::judge(committer.clone(), blobs.clone(), metrics.clone(), stopped.clone())),
+            tokio::spawn(check_invariants(committer.clone(), metrics.clone(), stopped.clone())),
+        ];
+        let key = secrets.key.clone();
+        let app = http::App {
+            committer: committer.clone(),
+            follower,
+            live,
+            auth: auth::Auth::new(&key, addr, config.hosts),
+            blobs: blobs.clone(),
+            secrets,
+            metrics,
+            faucet: config.faucet,
+            stop: stopped.clone(),
+            read_model: Mutex::new(ReadModel::open(&path)?),
+            output_lengths: Default::default(),
+            submissions: Semaphore::new(SUBMISSIONS_AT_ONCE),
+            joins: Semaphore::new(JOINS_AT_ONCE),
+        };
+        let router = http::router(Arc::new(app));
+        let mut stopping = stopped;
+        let listener = listener.tap_io(|stream| {
+            // Small answers must not wait for more; without it they are only slower.
+            let _ = stream.set_nodelay(true);
+        });
+        let server = tokio::spawn(async move {
+            let stop = async move {
+                let _ = stopping.wait_for(|stop| *stop).await;
+            };
+            axum::serve(listener, router).with_graceful_shutdown(stop).await
+        });
+        tracing::info!(%addr, market = %key.public(), "the market is open");
+        let threads = vec![committer_thread, follower_thread];
+        Ok(Self { addr, key, committer, blobs, stop, server, tasks, threads, _lock: lock })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where clients on this machine find it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// The market's own key: a worker that logs in with it is its verifier.
+    pub fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// Sets the most bytes that the journal may take.
+    pub async fn set_journal_bytes_max(&self, bytes_max: Option<u64>) {
+        // A market that stops needs no limit.
+        let _ = self.committer.set_journal_bytes_max(bytes_max).await;
+    }
+
+    /// Sets the most bytes that all blobs together may take.
+    pub fn set_blobs_bytes_max(&self, bytes_max: Option<u64>) {
+        self.blobs.set_total_bytes_max(bytes_max);
+    }
+
+    /// Stops taking requests, answers those that wait, and ends. What was answered is durable.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        let committer = self.committer.clone();
+        let _ = tokio::task::spawn_blocking(move || committer.stop()).await;
+        let mut server = self.server;
+        if tokio::time::timeout(SHUTDOWN_MAX, &mut server).await.is_err() {
+            server.abort();
+            // The router and all that it holds are gone once the task is.
+            let _ = server.await;
+        }
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        drop(self.committer);
+        let threads = self.threads;
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(|t| t.join())).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("a thread of the market ended by a broken rule");
+        }
+        tracing::info!("the market is closed");
+    }
+}
+
+/// What is on disk, read.
+struct Opened {
+    lock: File,
+    secrets: Secrets,
+    journal: Journal,
+    state: State,
+    read_model: ReadModel,
+    projection: Projection,
+    /// Of the read model.
+    path: PathBuf,
+}
+
+impl Opened {
+    fn open(config: &Config) -> Result<Self, StartError> {
+        let folder = &config.data_dir;
+        let lock = lock(folder)?;
+        let secrets = Secrets::load_or_create(folder)?;
+        let market = secrets.key.public();
+        let options = JournalOptions { bytes_max: config.journal_bytes_max };
+        let mut journal = Journal::open(&folder.join("journal.db"), &market, options)?;
+        if journal.next_seq() == 0 && journal.holds_another_market()? {
+            return Err(StartError::KeyLost { path: folder.clone() });
+        }
+        let path = folder.join("read.db");
+        let mut read_model = ReadModel::open(&path)?;
+        if read_model.watermark()? > journal.next_seq() {
+            // The journal was restored from an older copy: the rows tell of what never happened.
+            read_model.clear()?;
+        }
+        let now_ms = time::now_ms();
+        let mut projection = Projection::default();
+        let watermark = read_model.watermark()?;
+        let mut changes = Changes::default();
+        let mut failed = None;
+        let state = committer::replay(&journal, |group, _| {
+            project(group, watermark, &mut projection, &mut changes);
+            if changes.batch.len() > CATCH_UP_ROWS {
+                let end = group.first_seq + group.events.len() as u64;
+                failed = read_model.apply(end, &changes.batch).err();
+                changes = Changes::default();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let (mut state, mut events) = match state {
+            Some(state) => (state, Vec::new()),
+            None => {
+                let (state, founded) = State::found(market, config.params.clone(), now_ms);
+                (state, vec![founded])
+            }
+        };
+        if events.is_empty() {
+            let resumed = engine::decide(&mut state, now_ms, Command::Resume)
+                .map_err(|rejection| StartError::Thread(io::Error::other(rejection)))?;
+            events = resumed.events;
+        }
+        let encoded: Vec<u8> = events
+            .iter()
+            .flat_map(|event| borsh::to_vec(event).expect("writing to a Vec cannot fail"))
+            .collect();
+        let first_seq = journal.next_seq();
+        if !events.is_empty() {
+            journal.append(first_seq, now_ms, events.len() as u32, committer::ENCODING_VERSION, &encoded)?;
+            project(&Group { first_seq, at_ms: now_ms, events }, watermark, &mut projection, &mut changes);
+        }
+        read_model.apply(journal.next_seq(), &changes.batch)?;
+        Ok(Self { lock, secrets, journal, state, read_model, projection, path })
+    }
+}
+
+/// Projects a group; rows before the watermark are there already.
+fn project(group: &Group, watermark: u64, projection: &mut Projection, changes: &mut Changes) {
+    for (seq, event) in (group.first_seq..).zip(&group.events) {
+        if seq < watermark {
+            projection.take(seq, group.at_ms, event, &mut Changes::default());
+        } else {
+            projection.take(seq, group.at_ms, event, changes);
+        }
+    }
+}
+
+/// One market a folder.
+fn lock(folder: &Path) -> Result<File, StartError> {
+    let error = |source| StartError::Folder { path: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(error)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+/// Counts broken rules now and then; there must be none.
+async fn check_invariants(committer: Committer, metrics: Arc<Metrics>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let Ok(violations) = committer.query(|state, _| engine::violations(state)).await else { return };
+        metrics.violations.set(violations.len() as i64);
+        for violation in violations.iter().take(10) {
+            tracing::error!(%violation, "an invariant is broken");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INVARIANTS_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}

@@ -103,6 +103,12 @@ impl Journal {
         self.next_seq
     }
 
+    /// Whether the file holds the journal of another market: this one's key was perhaps lost.
+    pub fn holds_another_market(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS(SELECT 1 FROM groups WHERE market <> ?1)";
+        Ok(self.connection.query_row(sql, [&self.market.0[..]], |row| row.get(0))?)
+    }
+
     /// Looks again where the journal ends, for a writer that is unsure after a failure.
     pub fn find_head(&mut self) -> Result<(), StoreError> {
         let last = self

@@ -14,6 +14,7 @@ mod read_model;
 pub use blob::{BlobOptions, BlobReader, BlobStore, BlobUpload};
 pub use error::{BlobError, StoreError};
 pub use journal::{Group, Journal, JournalOptions};
+pub use object_store::GetRange as ByteRange;
 pub use read_model::{
-    Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerRow,
+    Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerFilter, WorkerRow,
 };

@@ -1,0 +1,333 @@
+//! Who is asking: login by a signed message, and the tokens that follow from it.
+//!
+//! A login signs a Sign-In With Solana message that this server wrote. The message names the host that the client talks to, so
+//! that a wallet shows where it logs in, and only hosts that are known as this market's are ever written into one: otherwise
+//! a stranger's page could pass our message on and use the signature here. Challenges are answered once and kept in memory:
+//! after a restart clients ask for a new one.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, PoisonError},
+};
+
+use api::{Challenge, ChallengeRequest, LoginRequest, Session, code};
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use engine::Command;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use protocol::{PublicKey, SecretKey};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    committer::Committer,
+    failure::Failure,
+    keys,
+    time::{now_ms, rfc3339},
+};
+
+/// How long a challenge can be answered.
+const CHALLENGE_MS: u64 = 5 * 60 * 1000;
+/// Challenges that wait for their answer.
+const CHALLENGES_MAX: usize = 10_000;
+/// How long a token lasts.
+const TOKEN_MS: u64 = 15 * 60 * 1000;
+/// How long a token lasts whose session key ends within [`TOKEN_MS`].
+const TOKEN_ENDING_MS: u64 = 60 * 1000;
+/// How long a session key may act.
+const SESSION_S_MAX: u32 = 30 * 24 * 3600;
+
+/// The key behind a request, and the wallet it acts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The wallet.
+    pub account: PublicKey,
+    /// The key that acts: the wallet's own, or a session key.
+    pub key: PublicKey,
+}
+
+/// Gives out challenges and tokens, and checks them.
+pub struct Auth {
+    market: PublicKey,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    validation: Validation,
+    hosts: Hosts,
+    pending: Mutex<HashMap<String, Pending>>,
+}
+
+struct Pending {
+    address: PublicKey,
+    /// The session key and until when it may act.
+    session: Option<(PublicKey, u64)>,
+    message: String,
+    expires_at_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: PublicKey,
+    key: PublicKey,
+    iat: u64,
+    exp: u64,
+}
+
+/// The names under which clients reach this market.
+struct Hosts {
+    listen: SocketAddr,
+    named: Vec<String>,
+}
+
+impl Hosts {
+    /// Whether `host`, as in the header of that name, is ours.
+    fn contains(&self, host: &str) -> bool {
+        if self.named.iter().any(|named| named.eq_ignore_ascii_case(host)) {
+            return true;
+        }
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let ip: Option<IpAddr> = name.trim_matches(['[', ']']).parse().ok();
+        // Nobody else's page is at a loopback address, nor at the one address we listen on.
+        name.eq_ignore_ascii_case("localhost")
+            || self.named.iter().any(|named| named.eq_ignore_ascii_case(name))
+            || ip.is_some_and(|ip| ip.is_loopback() || (ip == self.listen.ip() && !ip.is_unspecified()))
+    }
+}
+
+impl Auth {
+    /// An authority that signs with the market's key. `hosts` are its public names, with or without port.
+    pub fn new(key: &SecretKey, listen: SocketAddr, hosts: Vec<String>) -> Self {
+        let seed: [u8; 32] = key.to_pair()[..32].try_into().expect("half of a key pair");
+        let der = ed25519_dalek::SigningKey::from_bytes(&seed).to_pkcs8_der().expect("a key has a DER form");
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[key.public().to_string()]);
+        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+        validation.leeway = 0;
+        Self {
+            market: key.public(),
+            encoding: EncodingKey::from_ed_der(der.as_bytes()),
+            decoding: DecodingKey::from_ed_der(&key.public().0),
+            validation,
+            hosts: Hosts { listen, named: hosts },
+            pending: Mutex::default(),
+        }
+    }
+
+    /// Writes the message to be signed.
+    pub fn challenge(&self, host: &str, request: ChallengeRequest) -> Result<Challenge, Failure> {
+        if !self.hosts.contains(host) {
+            return Err(Failure::new(
+                code::REQUEST_INVALID,
+                format!("this market is not known as {host:?}"),
+                "start the market with this host name, or reach it by the address it listens on",
+            ));
+        }
+        let now = now_ms();
+        let expires_at_ms = now + CHALLENGE_MS;
+        let session = request.session.map(|s| (s.key, s.lifetime_s));
+        if let Some((key, lifetime_s)) = session {
+            if lifetime_s == 0 || lifetime_s > SESSION_S_MAX {
+                let detail = format!("a session key acts for 1 to {SESSION_S_MAX} seconds");
+                return Err(Failure::new(code::REQUEST_INVALID, detail, "choose a shorter time")
+                    .at("session.lifetime_s"));
+            }
+            if key == request.address {
+                let detail = "the session key is the wallet's own key";
+                return Err(Failure::new(code::REQUEST_INVALID, detail, "make a new key").at("session.key"));
+            }
+        }
+        let session = session.map(|(key, lifetime_s)| (key, now + u64::from(lifetime_s) * 1000));
+        let nonce = hex::encode(keys::random::<16>());
+        let message = self.message(host, request.address, &nonce, now, expires_at_ms, session);
+        let pending = Pending { address: request.address, session, message: message.clone(), expires_at_ms };
+        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= CHALLENGES_MAX {
+            waiting.retain(|_, pending| pending.expires_at_ms > now);
+            if waiting.len() >= CHALLENGES_MAX {
+                return Err(Failure::new(
+                    code::OVERLOADED,
+                    "too many logins wait for their signature",
+                    "try again in a minute",
+                ));
+            }
+        }
+        waiting.insert(nonce.clone(), pending);
+        Ok(Challenge { nonce, message, expires_at: rfc3339(expires_at_ms) })
+    }
+
+    fn message(
+        &self,
+        host: &str,
+        address: PublicKey,
+        nonce: &str,
+        now: u64,
+        expires_at_ms: u64,
+        session: Option<(PublicKey, u64)>,
+    ) -> String {
+        let market = self.market;
+        let (statement, resources) = match session {
+            None => (format!("Log in to the Plexus market {market}."), String::new()),
+            Some((key, until)) => {
+                let until = rfc3339(until);
+                (
+                    format!(
+                        "Log in to the Plexus market {market} and let the session key {key} act for this wallet until {until}."
+                    ),
+                    format!("\nResources:\n- plexus:session:{key}?expires={until}"),
+                )
+            }
+        };
+        format!(
+            "{host} wants you to sign in with your Solana account:\n{address}\n\n{statement}\n\nURI: http://{host}\n\
+             Version: 1\nNonce: {nonce}\nIssued At: {}\nExpiration Time: {}{resources}",
+            rfc3339(now),
+            rfc3339(expires_at_ms)
+        )
+    }
+
+    /// Checks an answered challenge and gives out a token. Whatever comes of it, the challenge is used up.
+    pub async fn login(&self, request: LoginRequest, committer: &Committer) -> Result<Session, Failure> {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.nonce);
+        let invalid = || {
+            Failure::new(
+                code::NONCE_INVALID,
+                "the challenge was answered before, has ended, or was never given out",
+                "ask for a new challenge with POST /v1/auth/challenge",
+            )
+        };
+        let pending = pending.filter(|pending| pending.expires_at_ms > now_ms()).ok_or_else(invalid)?;
+        let Pending { address, session, message, .. } = pending;
+        tokio::task::spawn_blocking(move || {
+            address.verify_bytes("login", message.as_bytes(), &request.signature)
+        })
+        .await
+        .map_err(Failure::internal)?
+        .map_err(|error| {
+            Failure::new(
+                code::SIGNATURE_INVALID,
+                error.to_string(),
+                "sign the exact bytes of the challenge's message, and ask for a new challenge",
+            )
+        })?;
+        let caller = match session {
+            Some((key, expires_at_ms)) => {
+                let command = Command::DelegateSession { wallet: address, session: key, expires_at_ms };
+                committer.decide(command, |_, _, _| ()).await?;
+                Caller { account: address, key }
+            }
+            None => {
+                let wallet = committer.query(move |state, now| state.wallet_of(address, now)).await?;
+                let account = wallet.ok_or_else(|| {
+                    Failure::new(
+                        code::UNAUTHENTICATED,
+                        "the session key's time is over",
+                        "have the wallet delegate a new session key",
+                    )
+                })?;
+                Caller { account, key: address }
+            }
+        };
+        let key = caller.key;
+        let outlives =
+            committer.query(move |state, now| state.wallet_of(key, now + TOKEN_MS).is_some()).await?;
+        self.token(caller, if outlives { TOKEN_MS } else { TOKEN_ENDING_MS })
+    }
+
+    fn token(&self, caller: Caller, lifetime_ms: u64) -> Result<Session, Failure> {
+        let now_s = now_ms() / 1000;
+        let exp = now_s + lifetime_ms / 1000;
+        let claims =
+            Claims { iss: self.market.to_string(), sub: caller.account, key: caller.key, iat: now_s, exp };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.encoding)
+            .map_err(Failure::internal)?;
+        Ok(Session { token, expires_at: rfc3339(exp * 1000), account: caller.account, key: caller.key })
+    }
+
+    /// The caller behind an `Authorization` header.
+    pub fn caller(&self, authorization: Option<&str>) -> Result<Caller, Failure> {
+        let fix = "log in with POST /v1/auth/challenge and POST /v1/auth/login, and send the token as \"Authorization: Bearer …\"";
+        let token = authorization
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| Failure::new(code::UNAUTHENTICATED, "the request carries no token", fix))?;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
+            .map_err(|error| {
+                let detail = match error.kind() {
+                    jsonwebtoken::errors::ErrorKind::ExpiredSignature => "the token has ended",
+                    _ => "the token is not one of this market's",
+                };
+                Failure::new(code::UNAUTHENTICATED, detail, fix)
+            })?
+            .claims;
+        Ok(Caller { account: claims.sub, key: claims.key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth() -> Auth {
+        let listen = "10.1.2.3:7700".parse().expect("an address");
+        Auth::new(&SecretKey::from_seed([9; 32]), listen, vec!["market.example".into()])
+    }
+
+    #[test]
+    fn only_hosts_of_this_market_are_written_into_a_message() {
+        let auth = auth();
+        for ours in [
+            "localhost:1",
+            "127.0.0.1:7700",
+            "[::1]:7700",
+            "10.1.2.3:7700",
+            "market.example",
+            "MARKET.example:443",
+        ] {
+            assert!(auth.hosts.contains(ours), "{ours}");
+        }
+        for other in
+            ["evil.example", "market.example.evil.example", "10.1.2.4:7700", "localhost.evil.example", ""]
+        {
+            assert!(!auth.hosts.contains(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_token_names_its_caller_until_it_ends() {
+        let auth = auth();
+        let caller = Caller { account: PublicKey([1; 32]), key: PublicKey([2; 32]) };
+        let session = auth.token(caller, TOKEN_MS).expect("a token");
+        assert_eq!(auth.caller(Some(&format!("Bearer {}", session.token))).expect("it is valid"), caller);
+        let stranger =
+            Auth::new(&SecretKey::from_seed([8; 32]), "127.0.0.1:1".parse().expect("an address"), vec![]);
+        let forged = stranger.token(caller, TOKEN_MS).expect("a token").token;
+        let over =
+            Claims { iss: auth.market.to_string(), sub: caller.account, key: caller.key, iat: 1, exp: 2 };
+        let over =
+            jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &over, &auth.encoding).expect("a token");
+        // The public key as an HMAC secret: the classic confusion.
+        let confused = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &Claims {
+                iss: auth.market.to_string(),
+                sub: caller.account,
+                key: caller.key,
+                iat: 1,
+                exp: u64::MAX / 2,
+            },
+            &EncodingKey::from_secret(&auth.market.0),
+        )
+        .expect("a token");
+        for bad in ["", "Bearer", "Bearer x.y.z", &format!("Basic {}", session.token)] {
+            assert!(auth.caller(Some(bad)).is_err(), "{bad}");
+        }
+        for bad in [forged, over, confused] {
+            let problem = auth.caller(Some(&format!("Bearer {bad}"))).expect_err("refused").into_problem();
+            assert_eq!(problem.code, code::UNAUTHENTICATED);
+        }
+        assert!(auth.caller(None).is_err());
+    }
+}

@@ -1,0 +1,616 @@
+//! The one thread that owns the state.
+//!
+//! Requests wait in a bounded queue. What waits together is decided together: the events are folded into the state, appended
+//! to the journal as one group, and only then is anybody answered. So whatever was answered is durable, and a question asked
+//! between groups sees durable state alone. When the append fails, everybody of the group is told so and the state is made
+//! again from the journal.
+//!
+//! A request for work that finds none is parked here, first come first served, and tried again after each group that may have
+//! made work.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use borsh::BorshDeserialize;
+use engine::{Answer, Command, Event, Rejection, Release, State};
+use protocol::{LeaseId, PublicKey};
+use store::{Journal, StoreError};
+use tokio::sync::{oneshot, watch};
+
+use crate::{failure::Causes, metrics::Metrics, time, view};
+
+/// How events are encoded in a group: Borsh, one after the other.
+pub const ENCODING_VERSION: u32 = 1;
+/// Requests that wait to be decided.
+const QUEUE_MAX: usize = 4096;
+/// Requests for work that wait for some.
+const PARKED_MAX: usize = 4096;
+/// Parked requests that are tried again in one group, so that one group stays short however many wait.
+const RETRIES_MAX: usize = 256;
+/// Encoded bytes after which a group takes no further request.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the committer sleeps at most.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Between attempts to read the journal again after it failed.
+const RESTORE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The rules refuse the command; nothing changed.
+    Rejected(Rejection),
+    /// Too many requests wait.
+    Overloaded,
+    /// The journal could not be written; nothing changed.
+    Unavailable,
+    /// The market stops.
+    Stopped,
+}
+
+/// Events that were journaled together.
+pub struct Group {
+    /// Sequence of the first.
+    pub first_seq: u64,
+    /// When they were decided.
+    pub at_ms: u64,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+impl Group {
+    /// Reads a stored group.
+    pub fn decode(stored: &store::Group) -> Result<Self, StoreError> {
+        if stored.encoding_version != ENCODING_VERSION {
+            return Err(StoreError::Newer {
+                what: "journal's events",
+                found: stored.encoding_version,
+                supported: ENCODING_VERSION,
+            });
+        }
+        let corrupt = |detail: String| StoreError::Corrupt { seq: stored.first_seq, detail };
+        let mut bytes = &stored.events[..];
+        let events = (0..stored.count)
+            .map(|_| {
+                Event::deserialize(&mut bytes).map_err(|error| corrupt(format!("unreadable event: {error}")))
+            })
+            .collect::<Result<_, _>>()?;
+        if !bytes.is_empty() {
+            return Err(corrupt(format!("{} bytes follow the last event", bytes.len())));
+        }
+        Ok(Self { first_seq: stored.first_seq, at_ms: stored.at_ms, events })
+    }
+}
+
+type Results = Vec<Result<Answer, Rejection>>;
+type Reply = Box<dyn FnOnce(Result<(&State, u64, Results), Refusal>) + Send>;
+type Question = Box<dyn FnOnce(Option<(&State, u64)>) + Send>;
+
+enum Request {
+    Decide { commands: Vec<Command>, reply: Reply },
+    Lease(Parked),
+    Query(Question),
+    JournalBytesMax(Option<u64>, oneshot::Sender<()>),
+    Stop,
+}
+
+/// A worker's wish for work.
+pub struct LeaseWish {
+    /// The worker.
+    pub worker: PublicKey,
+    /// As announced.
+    pub instance: String,
+    /// Most packages wanted.
+    pub packages_max: u32,
+    /// How long it waits.
+    pub wait: Duration,
+}
+
+struct Parked {
+    wish: LeaseWish,
+    until: Instant,
+    reply: oneshot::Sender<Result<api::LeaseAnswer, Refusal>>,
+}
+
+/// Where to put requests. Clones talk to the same thread.
+#[derive(Clone)]
+pub struct Committer {
+    queue: SyncSender<Request>,
+    status: Arc<Status>,
+}
+
+/// What the outside may know without asking the thread.
+pub struct Status {
+    /// How many events are durable; the last one has this sequence less one.
+    pub durable: watch::Sender<u64>,
+    /// Whether the last append failed.
+    pub failing: AtomicBool,
+    /// Whether the thread is gone though nobody stopped it.
+    pub dead: AtomicBool,
+}
+
+impl Committer {
+    /// Starts the thread with a state that the journal vouches for. Journaled groups are passed on to `followers`.
+    pub fn start(
+        journal: Journal,
+        state: State,
+        followers: SyncSender<Group>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (queue, requests) = sync_channel(QUEUE_MAX);
+        let status = Arc::new(Status {
+            durable: watch::Sender::new(journal.next_seq()),
+            failing: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+        });
+        let mut core = Core {
+            journal,
+            state: Some(state),
+            now_ms: 0,
+            due_ms: None,
+            parked: VecDeque::new(),
+            retry: false,
+            led: true,
+            followers,
+            status: status.clone(),
+            metrics,
+            encoded: Vec::new(),
+        };
+        let thread = std::thread::Builder::new().name("committer".into()).spawn(move || {
+            let guard = DeathNote(core.status.clone());
+            core.run(&requests);
+            if core.led {
+                std::mem::forget(guard);
+            }
+        })?;
+        Ok((Self { queue, status }, thread))
+    }
+
+    /// What the outside may know without asking.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Decides one command; `then` makes the answer from the state after its group, once that is durable.
+    pub async fn decide<T: Send + 'static>(
+        &self,
+        command: Command,
+        then: impl FnOnce(&State, u64, Answer) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.decide_all(vec![command], move |state, now_ms, mut results| {
+            let answer = results.pop().expect("one result a command")?;
+            Ok(then(state, now_ms, answer))
+        })
+        .await?
+        .map_err(Refusal::Rejected)
+    }
+
+    /// Decides commands one after the other in one group.
+    pub async fn decide_all<T: Send + 'static>(
+        &self,
+        commands: Vec<Command>,
+        then: impl FnOnce(&State, u64, Results) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        let reply: Reply = Box::new(move |outcome| {
+            // The asker may be gone; what was decided stands.
+            let _ = sender.send(outcome.map(|(state, now_ms, results)| then(state, now_ms, results)));
+        });
+        self.enqueue(Request::Decide { commands, reply })?;
+        receiver.await.map_err(|_| Refusal::Stopped)?
+    }
+
+    /// Asks the durable state.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&State, u64) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        let ask = Box::new(move |state: Option<(&State, u64)>| {
+            let answer = state.map(|(state, now_ms)| ask(state, now_ms)).ok_or(Refusal::Unavailable);
+            let _ = sender.send(answer);
+        });
+        self.enqueue(Request::Query(ask))?;
+        receiver.await.map_err(|_| Refusal::Stopped)?
+    }
+
+    /// Asks for work and waits for it.
+    pub async fn lease(&self, wish: LeaseWish) -> Result<api::LeaseAnswer, Refusal> {
+        let (reply, receiver) = oneshot::channel();
+        let until = Instant::now() + wish.wait;
+        self.enqueue(Request::Lease(Parked { wish, until, reply }))?;
+        receiver.await.map_err(|_| Refusal::Stopped)?
+    }
+
+    /// Sets the most bytes that the journal may take.
+    pub async fn set_journal_bytes_max(&self, bytes_max: Option<u64>) -> Result<(), Refusal> {
+        let (reply, receiver) = oneshot::channel();
+        self.enqueue(Request::JournalBytesMax(bytes_max, reply))?;
+        receiver.await.map_err(|_| Refusal::Stopped)
+    }
+
+    /// Lets the thread end after what it has begun. Parked requests are answered without work.
+    pub fn stop(&self) {
+        // A full queue is waited for; a thread that is gone needs no word.
+        let _ = self.queue.send(Request::Stop);
+    }
+
+    fn enqueue(&self, request: Request) -> Result<(), Refusal> {
+        self.queue.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Overloaded,
+            TrySendError::Disconnected(_) => Refusal::Stopped,
+        })
+    }
+}
+
+/// Tells when the thread ends by a panic.
+struct DeathNote(Arc<Status>);
+
+impl Drop for DeathNote {
+    fn drop(&mut self) {
+        self.0.dead.store(true, Ordering::Relaxed);
+        tracing::error!("the committer ended: a rule was broken, or another process leads the market");
+    }
+}
+
+struct Core {
+    journal: Journal,
+    /// Nothing after an append failed and the journal could not be read again yet.
+    state: Option<State>,
+    /// Never goes back, so that no deadline does.
+    now_ms: u64,
+    /// When time alone changes something next.
+    due_ms: Option<u64>,
+    parked: VecDeque<Parked>,
+    /// Whether parked requests may find work now.
+    retry: bool,
+    /// Whether this process leads the market; false once another one appended.
+    led: bool,
+    followers: SyncSender<Group>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    /// Encoded events of the group in the making; kept for its capacity.
+    encoded: Vec<u8>,
+}
+
+/// A group in the making.
+#[derive(Default)]
+struct Making {
+    events: Vec<Event>,
+    replies: Vec<(Reply, Results)>,
+    granted: Vec<(Parked, Vec<LeaseId>)>,
+    rejected: Vec<(Parked, Rejection)>,
+}
+
+impl Core {
+    fn run(&mut self, requests: &Receiver<Request>) {
+        loop {
+            let first = match requests.recv_timeout(self.sleep()) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => {
+                    // Time alone may make work: the market's verifier may take a check that waited long enough.
+                    self.retry = true;
+                    None
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if !self.round(first, requests) {
+                self.end();
+                return;
+            }
+        }
+    }
+
+    fn sleep(&self) -> Duration {
+        if self.retry && !self.parked.is_empty() {
+            return Duration::ZERO;
+        }
+        if self.state.is_none() {
+            return RESTORE_PAUSE;
+        }
+        let now = Instant::now();
+        let parked = self.parked.iter().map(|parked| parked.until.saturating_duration_since(now)).min();
+        let due = self.due_ms.map(|at| Duration::from_millis(at.saturating_sub(time::now_ms())));
+        [parked, due].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
+    }
+
+    /// Decides what waits, journals it and answers. `false` when it is time to end.
+    fn round(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> bool {
+        self.now_ms = time::now_ms().max(self.now_ms);
+        if self.state.is_none() {
+            self.restore();
+        }
+        let mut making = Making::default();
+        let mut running = true;
+        self.encoded.clear();
+        self.advance(&mut making);
+        let mut next = first;
+        let mut later = Vec::new();
+        loop {
+            let request = match next.take() {
+                Some(request) => request,
+                None if self.encoded.len() >= GROUP_BYTES_MAX => break,
+                None => match requests.try_recv() {
+                    Ok(request) => request,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        running = false;
+                        break;
+                    }
+                },
+            };
+            match request {
+                Request::Decide { commands, reply } => {
+                    if self.state.is_none() {
+                        reply(Err(Refusal::Unavailable));
+                        continue;
+                    }
+                    let results =
+                        commands.into_iter().map(|command| self.decide(command, &mut making)).collect();
+                    making.replies.push((reply, results));
+                }
+                Request::Lease(parked) => self.lease(parked, &mut making),
+                Request::Query(ask) => later.push(ask),
+                Request::JournalBytesMax(bytes_max, done) => {
+                    if let Err(error) = self.journal.set_bytes_max(bytes_max) {
+                        tracing::error!(cause = %Causes(&error), "cannot limit the journal");
+                    }
+                    let _ = done.send(());
+                }
+                Request::Stop => {
+                    running = false;
+                    break;
+                }
+            }
+        }
+        self.retry_parked(&mut making);
+        self.commit(making);
+        // After the commit, so that what they see is durable and their askers' own writes are in it.
+        for ask in later {
+            ask(self.state.as_ref().map(|state| (state, self.now_ms)));
+        }
+        self.give_up_waiting();
+        self.due_ms = self.state.as_ref().and_then(|state| state.next_deadline_ms(self.now_ms));
+        running && self.led
+    }
+
+    fn decide(&mut self, command: Command, making: &mut Making) -> Result<Answer, Rejection> {
+        let state = self.state.as_mut().expect("callers look first");
+        let decision = engine::decide(state, self.now_ms, command)?;
+        for event in decision.events {
+            self.retry |= may_make_work(&event);
+            borsh::to_writer(&mut self.encoded, &event).expect("writing to a Vec cannot fail");
+            making.events.push(event);
+        }
+        Ok(decision.answer)
+    }
+
+    /// Lets time pass in the engine where something is due.
+    fn advance(&mut self, making: &mut Making) {
+        // As it was seen when the sleep began: a waiting check's time is no deadline any more once it has come.
+        if self.state.is_none() || self.due_ms.is_none_or(|at| at > self.now_ms) {
+            return;
+        }
+        self.retry = true;
+        if let Err(rejection) = self.decide(Command::AdvanceTime, making) {
+            tracing::error!(%rejection, "time cannot pass");
+        }
+    }
+
+    fn lease(&mut self, parked: Parked, making: &mut Making) {
+        if self.state.is_none() {
+            let _ = parked.reply.send(Err(Refusal::Unavailable));
+            return;
+        }
+        if let Some(parked) = self.try_lease(parked, making) {
+            if parked.wish.wait.is_zero() {
+                // Answered after the group like the others, so that its reason is about durable state.
+                making.granted.push((parked, Vec::new()));
+            } else if self.parked.len() >= PARKED_MAX {
+                let _ = parked.reply.send(Err(Refusal::Overloaded));
+            } else {
+                self.parked.push_back(parked);
+            }
+        }
+    }
+
+    /// Gives a wish back when there is no work for it.
+    fn try_lease(&mut self, parked: Parked, making: &mut Making) -> Option<Parked> {
+        // Work for somebody who is gone would be lost until it expires.
+        if parked.reply.is_closed() {
+            return None;
+        }
+        let LeaseWish { worker, instance, packages_max, .. } = &parked.wish;
+        let command = Command::RequestLeases {
+            worker: *worker,
+            instance: instance.clone(),
+            packages_max: *packages_max,
+        };
+        match self.decide(command, making) {
+            Ok(Answer::Leases(leases)) if !leases.is_empty() => making.granted.push((parked, leases)),
+            Ok(_) => return Some(parked),
+            Err(rejection) => making.rejected.push((parked, rejection)),
+        }
+        None
+    }
+
+    fn retry_parked(&mut self, making: &mut Making) {
+        if !self.retry || self.state.is_none() {
+            return;
+        }
+        let tries = self.parked.len().min(RETRIES_MAX);
+        // Those not tried now are at the front next time.
+        let all = tries == self.parked.len();
+        let mut still = Vec::with_capacity(tries);
+        for _ in 0..tries {
+            let Some(parked) = self.parked.pop_front() else { break };
+            still.extend(self.try_lease(parked, making));
+        }
+        if all {
+            self.parked.extend(still);
+            self.retry = false;
+        } else {
+            self.parked.extend(still);
+        }
+    }
+
+    fn commit(&mut self, making: Making) {
+        let Making { events, replies, granted, rejected } = making;
+        if !events.is_empty()
+            && let Err(error) = self.append(&events)
+        {
+            self.metrics.append_failures.inc();
+            tracing::error!(cause = %Causes(&error), "cannot write the journal; nothing of the group is accepted");
+            self.status.failing.store(true, Ordering::Relaxed);
+            for (reply, _) in replies {
+                reply(Err(Refusal::Unavailable));
+            }
+            if matches!(error, StoreError::Taken { .. }) {
+                // Another process leads this market now: whatever this one would decide is void.
+                self.led = false;
+            }
+            for parked in
+                granted.into_iter().map(|(parked, _)| parked).chain(rejected.into_iter().map(|(p, _)| p))
+            {
+                let _ = parked.reply.send(Err(Refusal::Unavailable));
+            }
+            self.state = None;
+            if self.led {
+                self.restore();
+            }
+            return;
+        }
+        let Some(state) = &self.state else { return };
+        for (reply, results) in replies {
+            reply(Ok((state, self.now_ms, results)));
+        }
+        for (parked, rejection) in rejected {
+            let _ = parked.reply.send(Err(Refusal::Rejected(rejection)));
+        }
+        let mut lost = Vec::new();
+        for (parked, leases) in granted {
+            let worker = parked.wish.worker;
+            let answer = view::lease_answer(state, self.now_ms, worker, &leases);
+            if parked.reply.send(Ok(answer)).is_err() {
+                lost.extend(leases.into_iter().map(|lease| (worker, lease)));
+            }
+        }
+        if !events.is_empty() {
+            let first_seq = self.journal.next_seq() - events.len() as u64;
+            self.status.durable.send_replace(self.journal.next_seq());
+            // The follower is gone only when the market stops.
+            let _ = self.followers.send(Group { first_seq, at_ms: self.now_ms, events });
+        }
+        if !lost.is_empty() {
+            self.give_back(lost);
+        }
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<(), StoreError> {
+        let state = self.state.as_ref().expect("events come from a state");
+        let first_seq = self.journal.next_seq();
+        assert_eq!(state.seq(), first_seq + events.len() as u64, "the state and the journal count alike");
+        let count = u32::try_from(events.len()).expect("a group is bounded");
+        let began = Instant::now();
+        self.journal.append(first_seq, self.now_ms, count, ENCODING_VERSION, &self.encoded)?;
+        self.metrics.append_seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.groups.inc();
+        self.metrics.events.inc_by(count.into());
+        self.status.failing.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns leases whose asker went away while they were granted.
+    fn give_back(&mut self, lost: Vec<(PublicKey, LeaseId)>) {
+        let mut making = Making::default();
+        self.encoded.clear();
+        for (worker, lease) in lost {
+            let state = self.state.as_ref().expect("it was just committed");
+            let Some(generation) = state.leases().get(&lease).map(|lease| lease.generation) else { continue };
+            let release = Command::Release { worker, lease, generation, release: Release::Returned };
+            if let Err(rejection) = self.decide(release, &mut making) {
+                tracing::warn!(%lease, %rejection, "cannot give a lost lease back");
+            }
+        }
+        self.commit(making);
+    }
+
+    /// Makes the state again from the journal.
+    fn restore(&mut self) {
+        let restored = self.journal.find_head().and_then(|()| replay(&self.journal, |_, _| {}));
+        match restored {
+            Ok(Some(state)) => self.state = Some(state),
+            Ok(None) => tracing::error!("the journal is empty"),
+            Err(error) => tracing::error!(cause = %Causes(&error), "cannot read the journal"),
+        }
+        self.retry = true;
+    }
+
+    /// Answers those whose wait is over, and forgets those who went away.
+    fn give_up_waiting(&mut self) {
+        let now = Instant::now();
+        let (state, now_ms) = (&self.state, self.now_ms);
+        let mut waiting = VecDeque::with_capacity(self.parked.len());
+        for parked in self.parked.drain(..) {
+            if parked.reply.is_closed() {
+                continue;
+            }
+            if parked.until > now {
+                waiting.push_back(parked);
+                continue;
+            }
+            let answer = match state {
+                Some(state) => Ok(view::lease_answer(state, now_ms, parked.wish.worker, &[])),
+                None => Err(Refusal::Unavailable),
+            };
+            let _ = parked.reply.send(answer);
+        }
+        self.parked = waiting;
+        self.metrics.parked.set(self.parked.len() as i64);
+    }
+
+    fn end(&mut self) {
+        for parked in self.parked.drain(..) {
+            let answer = match &self.state {
+                Some(state) => Ok(view::lease_answer(state, self.now_ms, parked.wish.worker, &[])),
+                None => Err(Refusal::Stopped),
+            };
+            let _ = parked.reply.send(answer);
+        }
+    }
+}
+
+/// Whether somebody who found no work before may find some after this event.
+fn may_make_work(event: &Event) -> bool {
+    match event {
+        Event::JobSubmitted { .. }
+        | Event::LeaseEnded { .. }
+        | Event::ReceiptCommitted { .. }
+        | Event::PackageRejected { .. }
+        | Event::WorkerLeft { .. }
+        | Event::WorkerDraining { .. } => true,
+        Event::ChecksDrawn { checks, .. } => !checks.is_empty(),
+        _ => false,
+    }
+}
+
+/// Folds the journal; `visit` sees each event's sequence and its group. Nothing when the journal is empty.
+pub fn replay(journal: &Journal, mut visit: impl FnMut(&Group, &State)) -> Result<Option<State>, StoreError> {
+    let mut state = State::default();
+    journal.replay(0, |stored| {
+        let group = Group::decode(&stored)?;
+        for event in &group.events {
+            state.evolve(group.at_ms, event);
+        }
+        visit(&group, &state);
+        Ok::<_, StoreError>(())
+    })?;
+    Ok((state.seq() > 0).then_some(state))
+}

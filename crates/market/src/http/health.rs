@@ -1,0 +1,79 @@
+//! The market itself: is it well, what are its rates, what does it measure.
+
+use std::sync::atomic::Ordering;
+
+use api::{Health, MarketInfo, Reason};
+use axum::{Json, extract::State, http::header, response::IntoResponse};
+
+use super::{Problems, Shared};
+use crate::failure::Failure;
+
+fn trouble(app: &Shared) -> Option<Reason> {
+    let status = app.committer.status();
+    let (code, text) = if status.dead.load(Ordering::Relaxed) {
+        ("committer_ended", "the committer ended; restart the market and read its log")
+    } else if status.failing.load(Ordering::Relaxed) {
+        ("storage_unavailable", "the journal could not be written the last time")
+    } else if app.follower.is_stale() {
+        (
+            "read_model_stale",
+            "lists and statements lack what happened lately; restart the market once there is room",
+        )
+    } else {
+        return None;
+    };
+    Some(Reason { code: code.into(), text: text.into(), facts: Default::default() })
+}
+
+/// Whether the market is well
+#[utoipa::path(get, path = "/v1/health", tag = "market", operation_id = "health",
+    responses((status = 200, body = Health), Problems))]
+pub async fn health(State(app): State<Shared>) -> Json<Health> {
+    let reason = trouble(&app);
+    Json(Health {
+        status: if reason.is_some() { "degraded" } else { "ok" }.into(),
+        reason,
+        version: env!("CARGO_PKG_VERSION").into(),
+        seq: app.committer.status().durable.borrow().saturating_sub(1),
+    })
+}
+
+/// The market's key, limits and rates
+#[utoipa::path(get, path = "/v1/market", tag = "market", operation_id = "market",
+    responses((status = 200, body = MarketInfo), Problems))]
+pub async fn market(State(app): State<Shared>) -> Result<Json<MarketInfo>, Failure> {
+    let (faucet, blob_bytes_max) = (app.faucet.is_some(), app.blobs.blob_bytes_max());
+    let info = app.committer.query(move |state, _| {
+        let params = state.params();
+        MarketInfo {
+            market: state.market(),
+            faucet,
+            blob_bytes_max,
+            heartbeat_ms_max: u32::try_from(params.heartbeat_ms_max).unwrap_or(u32::MAX),
+            provider_bps: 10_000 - params.treasury_bps - params.burn_bps,
+            treasury_bps: params.treasury_bps,
+            burn_bps: params.burn_bps,
+        }
+    });
+    Ok(Json(info.await?))
+}
+
+/// The metrics in the OpenMetrics text format. Their numbers of the state are taken when they are asked for.
+pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Failure> {
+    let metrics = app.metrics.clone();
+    app.committer
+        .query(move |state, _| {
+            let open = state.jobs().values().filter(|job| !job.state.ended());
+            let (jobs, waiting) = open.fold((0, 0), |(n, units), job| (n + 1, units + job.waiting_units));
+            metrics.jobs_open.set(jobs);
+            metrics.units_waiting.set(waiting as i64);
+            metrics
+                .workers_online
+                .set(state.workers().values().filter(|worker| worker.online()).count() as i64);
+            metrics.leases_active.set(state.leases().len() as i64);
+        })
+        .await?;
+    app.metrics.blob_bytes.set(app.blobs.total_bytes() as i64);
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, media_type)], app.metrics.text()))
+}

@@ -1,0 +1,263 @@
+//! Commitments to results.
+//!
+//! Everything that can be checked without the state is checked here, on threads beside the committer: signatures, Merkle
+//! roots, and that the named outputs are there with the right lengths.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use api::{ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
+use axum::{Json, body::Bytes, extract::State};
+use engine::{Answer, Command, ReceiptOutcome};
+use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, UnitStatus, package_root};
+
+use super::{App, Problems, Shared, extract::RawBody};
+use crate::{auth::Caller, failure::Failure};
+
+/// Receipts of one request.
+const RECEIPTS_MAX: usize = 64;
+/// Jobs whose output lengths are remembered.
+const JOBS_REMEMBERED_MAX: usize = 10_000;
+/// Characters of the adapter's name in a receipt.
+const ADAPTER_CHARS_MAX: usize = 300;
+
+/// Lengths of the outputs of jobs, in output order, from their manifests.
+#[derive(Default)]
+pub struct OutputLengths(Mutex<HashMap<JobId, Arc<[u64]>>>);
+
+impl OutputLengths {
+    fn known(&self, job: JobId) -> Option<Arc<[u64]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+    }
+
+    fn remember(&self, job: JobId, lengths: Arc<[u64]>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= JOBS_REMEMBERED_MAX {
+            known.clear();
+        }
+        known.insert(job, lengths);
+    }
+}
+
+/// The length of each output, in output order.
+pub fn output_lengths(manifest: &Manifest) -> Arc<[u64]> {
+    let mut outputs: Vec<(u32, u64)> = manifest
+        .program
+        .buffers
+        .values()
+        .filter_map(|buffer| {
+            let elements: u64 = buffer.shape.iter().map(|n| u64::from(*n)).product();
+            Some((buffer.output?, elements * buffer.dtype.bytes()))
+        })
+        .collect();
+    outputs.sort_unstable();
+    outputs.into_iter().map(|(_, length)| length).collect()
+}
+
+/// A receipt that may go to the committer, or why not.
+enum Checked {
+    Fit { lease: LeaseId, units: u32, command: Box<Command> },
+    Unfit { lease: LeaseId, failure: Failure },
+}
+
+/// Commit to results
+///
+/// Outputs are uploaded before. Each receipt gets its own answer; sending one again gives its first answer again.
+#[utoipa::path(post, path = "/v1/receipts", tag = "workers", operation_id = "receipts",
+    request_body = ReceiptsRequest, security(("token" = [])),
+    responses((status = 200, body = ReceiptsAnswer), Problems))]
+pub async fn receipts(
+    State(app): State<Shared>,
+    _caller: Caller,
+    RawBody(body): RawBody,
+) -> Result<Json<ReceiptsAnswer>, Failure> {
+    let checking = app.clone();
+    let (mut checked, absent) = tokio::task::spawn_blocking(move || check_all(&checking, &body))
+        .await
+        .map_err(Failure::internal)??;
+    for (index, job, unknown) in absent {
+        if let Err(failure) = find(&app, job, &unknown).await {
+            let (Checked::Fit { lease, .. } | Checked::Unfit { lease, .. }) = checked[index];
+            checked[index] = Checked::Unfit { lease, failure };
+        }
+    }
+    let mut slots = Vec::with_capacity(checked.len());
+    let mut commands = Vec::with_capacity(checked.len());
+    let mut units = 0;
+    for one in checked {
+        match one {
+            Checked::Fit { lease, units: count, command } => {
+                units += u64::from(count);
+                commands.push(*command);
+                slots.push((lease, None));
+            }
+            Checked::Unfit { lease, failure } => slots.push((lease, Some(failure))),
+        }
+    }
+    let results = if commands.is_empty() {
+        Vec::new()
+    } else {
+        app.committer.decide_all(commands, |_, _, results| results).await?
+    };
+    let mut results = results.into_iter();
+    let results: Vec<_> = slots
+        .into_iter()
+        .map(|(lease, failure)| match failure {
+            Some(failure) => ReceiptResult::Refused { lease, problem: failure.into_problem() },
+            None => match results.next() {
+                Some(Ok(Answer::Receipt(ReceiptOutcome::Accepted(paid)))) => {
+                    ReceiptResult::Accepted { lease, paid }
+                }
+                Some(Ok(_)) => ReceiptResult::Checking { lease },
+                Some(Err(rejection)) => {
+                    ReceiptResult::Refused { lease, problem: Failure::from(rejection).into_problem() }
+                }
+                None => {
+                    let problem = Failure::internal("a receipt was not answered").into_problem();
+                    ReceiptResult::Refused { lease, problem }
+                }
+            },
+        })
+        .collect();
+    let refused =
+        results.iter().filter(|result| matches!(result, ReceiptResult::Refused { .. })).count() as u64;
+    app.metrics.receipts_refused.inc_by(refused);
+    app.metrics.receipts.inc_by(results.len() as u64 - refused);
+    app.metrics.units.inc_by(units);
+    Ok(Json(ReceiptsAnswer { results }))
+}
+
+/// Outputs that are not known to be there, by their number.
+type Unknown = Vec<(usize, OutputCommitment)>;
+/// A receipt's place, its job, and its unknown outputs.
+type Absent = (usize, JobId, Unknown);
+
+fn check_all(app: &Arc<App>, body: &Bytes) -> Result<(Vec<Checked>, Vec<Absent>), Failure> {
+    let request: ReceiptsRequest = super::extract::parse(body)?;
+    if request.receipts.len() > RECEIPTS_MAX {
+        let detail = format!("a request carries at most {RECEIPTS_MAX} receipts");
+        return Err(
+            Failure::new(code::REQUEST_INVALID, detail, "send the rest in another request").at("receipts")
+        );
+    }
+    let mut absent = Vec::new();
+    let checked = request
+        .receipts
+        .into_iter()
+        .enumerate()
+        .map(|(index, signed)| {
+            let (lease, job) = (signed.receipt.lease, signed.receipt.job);
+            match check(app, signed) {
+                Ok((command, units, unknown)) => {
+                    if !unknown.is_empty() {
+                        absent.push((index, job, unknown));
+                    }
+                    Checked::Fit { lease, units, command: Box::new(command) }
+                }
+                Err(failure) => Checked::Unfit { lease, failure },
+            }
+        })
+        .collect();
+    Ok((checked, absent))
+}
+
+fn invalid(detail: impl Into<String>) -> Failure {
+    Failure::new(code::RECEIPT_INVALID, detail, "make the receipt from the lease and the outputs as they are")
+}
+
+fn check(app: &App, signed: SignedReceipt) -> Result<(Command, u32, Unknown), Failure> {
+    let SignedReceipt { receipt, signature, units } = signed;
+    if receipt.adapter.chars().count() > ADAPTER_CHARS_MAX {
+        return Err(invalid(format!("the adapter's name has more than {ADAPTER_CHARS_MAX} characters")));
+    }
+    if units.len() as u64 != u64::from(receipt.units) {
+        return Err(invalid(format!(
+            "the receipt covers {} units, {} are listed",
+            receipt.units,
+            units.len()
+        )));
+    }
+    receipt.worker.verify(&receipt, &signature).map_err(|error| {
+        Failure::new(
+            code::SIGNATURE_INVALID,
+            error.to_string(),
+            "sign the receipt's canonical bytes with the worker's key",
+        )
+    })?;
+    let job = receipt.job;
+    let leaves: Vec<UnitLeaf> = units
+        .into_iter()
+        .map(|unit| UnitLeaf { job, unit: unit.unit, outputs: unit.outputs, status: UnitStatus::Done })
+        .collect();
+    if package_root(&leaves) != receipt.package_root {
+        return Err(invalid("the units do not hash to the receipt's package root"));
+    }
+    // An output is often the same as the one before (an all-zero mask, say): each blob is looked for once.
+    let mut unknown: Unknown = Vec::new();
+    let lengths = app.output_lengths.known(job);
+    for leaf in &leaves {
+        for (number, output) in leaf.outputs.iter().enumerate() {
+            let length_fits = lengths.as_ref().is_some_and(|l| l.get(number) == Some(&output.length));
+            let known = length_fits && app.blobs.known_length(&output.blob) == Some(output.length);
+            if !known && unknown.last() != Some(&(number, *output)) {
+                unknown.push((number, *output));
+            }
+        }
+    }
+    let count = receipt.units;
+    let seed = app.secrets.challenge_seed(&receipt.digest());
+    let units = leaves.into_iter().map(|leaf| (leaf.unit, leaf.outputs)).collect();
+    Ok((Command::Commit { receipt: Box::new(receipt), signature, units, seed }, count, unknown))
+}
+
+/// Looks for outputs on disk and checks their lengths.
+async fn find(app: &Shared, job: JobId, outputs: &[(usize, OutputCommitment)]) -> Result<(), Failure> {
+    // Without such a job the committer says so.
+    let Some(lengths) = lengths_of(app, job).await? else { return Ok(()) };
+    for (number, output) in outputs {
+        match lengths.get(*number) {
+            Some(length) if *length == output.length => {}
+            Some(length) => {
+                return Err(invalid(format!(
+                    "output {number} has {length} bytes by the manifest, not {}",
+                    output.length
+                )));
+            }
+            None => return Err(invalid(format!("the manifest has no output {number}"))),
+        }
+        match app.blobs.length(&output.blob).await? {
+            Some(length) if length == output.length => {}
+            Some(length) => {
+                let blob = output.blob;
+                return Err(invalid(format!(
+                    "blob {blob} has {length} bytes, the receipt says {}",
+                    output.length
+                )));
+            }
+            None => {
+                return Err(Failure::new(
+                    code::BLOB_UNKNOWN,
+                    format!("output {} is not there", output.blob),
+                    "upload the outputs before the receipt that names them",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn lengths_of(app: &Shared, job: JobId) -> Result<Option<Arc<[u64]>>, Failure> {
+    if let Some(known) = app.output_lengths.known(job) {
+        return Ok(Some(known));
+    }
+    let manifest: Option<Hash> =
+        app.committer.query(move |state, _| state.jobs().get(&job).map(|job| job.spec.manifest)).await?;
+    let Some(manifest) = manifest else { return Ok(None) };
+    let bytes = app.blobs.get(&manifest).await?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
+    let lengths = output_lengths(&manifest);
+    app.output_lengths.remember(job, lengths.clone());
+    Ok(Some(lengths))
+}

@@ -1,0 +1,139 @@
+//! A job's outputs as one file.
+
+use api::{JoinSpec, code};
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use protocol::{Hash, JobId, Manifest};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{
+    Octets, Problems, Shared,
+    extract::{Asked, parse_id},
+};
+use crate::failure::Failure;
+
+/// Blobs read at once for one result.
+const READS: usize = 16;
+
+/// How much of the result.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ResultAsked {
+    /// Take what is there, although the job is not done.
+    #[serde(default)]
+    partial: bool,
+}
+
+/// What the state knows of a result.
+struct Known {
+    spec: JoinSpec,
+    manifest: Hash,
+    units: u64,
+    accepted: u64,
+    outputs: Vec<Option<Hash>>,
+}
+
+/// Fetch a job's result as one file
+///
+/// `plexus-units-missing` counts the units that are not in it; where the job says what to expect, `plexus-rows-matching` and
+/// `plexus-rows-compared` say how much of it is so.
+#[utoipa::path(get, path = "/v1/jobs/{id}/result/{output}", tag = "jobs", operation_id = "result",
+    params(("id" = JobId, Path, description = "The job"), ("output" = u32, Path, description = "The output's number"),
+        ResultAsked),
+    responses(
+        (status = 200, description = "The file: CSV, NPY or PNG", body = Octets, content_type = "application/octet-stream"),
+        (status = 304, description = "Nothing was added since"),
+        Problems))]
+pub async fn result(
+    State(app): State<Shared>,
+    Path((id, output)): Path<(String, String)>,
+    Asked(asked): Asked<ResultAsked>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (id, output): (JobId, u32) = (parse_id(&id)?, parse_id(&output)?);
+    let known = app.committer.query(move |state, _| known(state, id, output)).await??;
+    if known.accepted < known.units && !asked.partial {
+        return Err(Failure::new(
+            code::RESULT_NOT_READY,
+            format!("{} of {} units are done", known.accepted, known.units),
+            "wait for the job to be done, or ask with ?partial=true for what is there",
+        ));
+    }
+    // Accepted results never change, so that their number names the file.
+    let tag = format!("\"{id}-{output}-{}\"", known.accepted);
+    if headers.get(header::IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    // Joining holds the whole result in memory: only a few at once.
+    let _permit = app.joins.acquire().await.map_err(Failure::internal)?;
+    let file = known.spec.file.clone();
+    let joined = join(&app, known).await?;
+    let mut response = joined.bytes.into_response();
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(joined.media_type));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    fields.insert(header::ETAG, HeaderValue::from_str(&tag).map_err(Failure::internal)?);
+    if let Ok(name) = HeaderValue::from_str(&format!("inline; filename=\"{file}\"")) {
+        fields.insert(header::CONTENT_DISPOSITION, name);
+    }
+    fields.insert("plexus-units-missing", joined.units_missing.into());
+    if let Some(agreement) = joined.agreement {
+        fields.insert("plexus-rows-matching", agreement.matching.into());
+        fields.insert("plexus-rows-compared", agreement.total.into());
+    }
+    Ok(response)
+}
+
+fn known(state: &engine::State, id: JobId, output: u32) -> Result<Known, Failure> {
+    let job = state.jobs().get(&id).ok_or_else(|| {
+        Failure::new(code::NOT_FOUND, format!("there is no {id}"), "list the jobs with GET /v1/jobs")
+    })?;
+    let joins: Vec<JoinSpec> = serde_json::from_str(&job.spec.joins_json).map_err(Failure::internal)?;
+    let spec = joins.into_iter().find(|join| join.output == output).ok_or_else(|| {
+        let detail = format!("{id} makes no file of output {output}");
+        Failure::new(code::NOT_FOUND, detail, "fetch the units' outputs with GET /v1/jobs/{id}/units")
+    })?;
+    let units = usize::try_from(job.spec.units).map_err(Failure::internal)?;
+    let mut outputs = vec![None; units];
+    for (first, run) in &job.accepted {
+        for (unit, commitments) in (*first..).zip(&run.outputs) {
+            outputs[unit as usize] = commitments.get(output as usize).map(|commitment| commitment.blob);
+        }
+    }
+    let (manifest, units, accepted) = (job.spec.manifest, job.spec.units, job.accepted_units);
+    Ok(Known { spec, manifest, units, accepted, outputs })
+}
+
+async fn join(app: &Shared, known: Known) -> Result<job::JoinedFile, Failure> {
+    let Known { spec, manifest, units, outputs, .. } = known;
+    let manifest: Manifest =
+        serde_json::from_slice(&app.blobs.get(&manifest).await?).map_err(Failure::internal)?;
+    let blobs = &app.blobs;
+    let bytes: Vec<Option<Bytes>> = stream::iter(outputs)
+        .map(|blob| async move {
+            match blob {
+                Some(blob) => blobs.get(&blob).await.map(Some),
+                None => Ok(None),
+            }
+        })
+        .buffered(READS)
+        .try_collect()
+        .await?;
+    let mut named = std::collections::BTreeMap::new();
+    for blob in spec.blobs() {
+        named.insert(blob, blobs.get(&blob).await?);
+    }
+    tokio::task::spawn_blocking(move || {
+        job::join(&spec, &manifest, units, bytes, |blob| named.get(blob).cloned())
+    })
+    .await
+    .map_err(Failure::internal)?
+    .map_err(Failure::internal)
+}

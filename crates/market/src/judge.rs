@@ -1,0 +1,116 @@
+//! Compares outputs that differ by hash where the job allows a tolerance, and hands the engine its opinion.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::{Command, Comparison};
+use protocol::{Hash, JobId, Manifest, manifest::Compare};
+use store::{BlobError, BlobStore};
+use tokio::sync::watch;
+
+use crate::{
+    committer::{Committer, Refusal},
+    metrics::Metrics,
+};
+
+/// Comparisons taken up at once; each holds two outputs in memory.
+const AT_ONCE: usize = 16;
+/// Between attempts after the store failed.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why there is no opinion yet.
+#[derive(Debug, thiserror::Error)]
+enum JudgeError {
+    #[error("cannot read {blob}")]
+    Blob { blob: Hash, source: BlobError },
+    #[error("{job} has no readable manifest: {detail}")]
+    Manifest { job: JobId, detail: String },
+}
+
+/// Judges until `stop` turns true. It looks again whenever something was journaled.
+pub async fn judge(
+    committer: Committer,
+    blobs: Arc<BlobStore>,
+    metrics: Arc<Metrics>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut durable = committer.status().durable.subscribe();
+    loop {
+        durable.mark_unchanged();
+        let waiting = committer
+            .query(|state, _| {
+                let comparisons = state.comparisons(AT_ONCE);
+                let manifest = |c: &Comparison| state.jobs().get(&c.job).map(|job| job.spec.manifest);
+                comparisons.into_iter().filter_map(|c| manifest(&c).map(|m| (c, m))).collect::<Vec<_>>()
+            })
+            .await;
+        let mut pause = None;
+        match waiting {
+            Ok(waiting) if waiting.is_empty() => {}
+            Ok(waiting) => {
+                for (comparison, manifest) in waiting {
+                    let check = comparison.check;
+                    match opinion(&comparison, manifest, &blobs).await {
+                        Ok((agrees, evidence)) => {
+                            metrics.comparisons.inc();
+                            let command = Command::RecordOpinion { check, agrees, evidence };
+                            match committer.decide(command, |_, _, _| ()).await {
+                                // The package may have been settled or cancelled meanwhile.
+                                Ok(()) | Err(Refusal::Rejected(_)) => {}
+                                Err(_) => pause = Some(RETRY_PAUSE),
+                            }
+                        }
+                        Err(error) => {
+                            tracing::error!(%check, cause = %crate::failure::Causes(&error), "cannot compare outputs");
+                            pause = Some(RETRY_PAUSE);
+                        }
+                    }
+                }
+                // There may be more than were taken up.
+                if pause.is_none() {
+                    continue;
+                }
+            }
+            Err(Refusal::Stopped) => return,
+            Err(_) => pause = Some(RETRY_PAUSE),
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            changed = durable.changed(), if pause.is_none() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn opinion(
+    comparison: &Comparison,
+    manifest: Hash,
+    blobs: &BlobStore,
+) -> Result<(bool, String), JudgeError> {
+    let read =
+        async |blob: &Hash| blobs.get(blob).await.map_err(|source| JudgeError::Blob { blob: *blob, source });
+    let job = comparison.job;
+    let malformed = |detail: String| JudgeError::Manifest { job, detail };
+    let manifest: Manifest =
+        serde_json::from_slice(&read(&manifest).await?).map_err(|error| malformed(error.to_string()))?;
+    let mut evidence = String::new();
+    for (unit, output, first, again) in &comparison.pairs {
+        let buffer = manifest.program.buffers.values().find(|buffer| buffer.output == Some(*output));
+        let buffer = buffer.ok_or_else(|| malformed(format!("no output {output}")))?;
+        let (dtype, rule) = (buffer.dtype, buffer.compare.unwrap_or(Compare::default()));
+        let (a, b) = (read(first).await?, read(again).await?);
+        let found = tokio::task::spawn_blocking(move || proof::compare(&a, &b, dtype, &rule))
+            .await
+            .map_err(|panic| malformed(panic.to_string()))?;
+        evidence = format!("output {output} of {job}/{unit}: {found}");
+        if !found.agrees() {
+            return Ok((false, evidence));
+        }
+    }
+    if comparison.pairs.len() > 1 {
+        evidence = format!(
+            "{} outputs agree within their tolerance; the last one: {evidence}",
+            comparison.pairs.len()
+        );
+    }
+    Ok((true, evidence))
+}

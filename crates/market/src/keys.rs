@@ -1,0 +1,136 @@
+//! The market's own secrets, kept beside its data and readable by their owner alone.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use protocol::{Hash, SecretKey};
+use serde::{Deserialize, Serialize};
+
+/// Why the secrets could not be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be read or written.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is there but is not ours.
+    #[error("{path} is not a key file of a market: {detail}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// What a market never tells anybody.
+pub struct Secrets {
+    /// Signs tokens; its public half is the market's id.
+    pub key: SecretKey,
+    /// Seeds the draws of checks. Whoever knows it knows beforehand what is checked.
+    challenge: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyFile {
+    version: u32,
+    /// Solana's 64-byte key pair, in hex.
+    key_pair: String,
+    /// 32 bytes, in hex.
+    challenge_secret: String,
+}
+
+impl Secrets {
+    /// Reads `market-key.json` in the folder, and makes it where there is none.
+    pub fn load_or_create(folder: &Path) -> Result<Self, KeyFileError> {
+        let path = folder.join("market-key.json");
+        let malformed = |detail: String| KeyFileError::Malformed { path: path.clone(), detail };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+                if file.version != 1 {
+                    return Err(malformed(format!("version {} is newer than this program", file.version)));
+                }
+                let (mut pair, mut challenge) = ([0; 64], [0; 32]);
+                hex::decode_to_slice(&file.key_pair, &mut pair).map_err(|e| malformed(e.to_string()))?;
+                hex::decode_to_slice(&file.challenge_secret, &mut challenge)
+                    .map_err(|e| malformed(e.to_string()))?;
+                let key = SecretKey::from_pair(&pair).map_err(|e| malformed(e.to_string()))?;
+                Ok(Self { key, challenge })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secrets = Self { key: SecretKey::from_seed(random()), challenge: random() };
+                let file = KeyFile {
+                    version: 1,
+                    key_pair: hex::encode(secrets.key.to_pair()),
+                    challenge_secret: hex::encode(secrets.challenge),
+                };
+                let text = serde_json::to_vec_pretty(&file).expect("strings serialise");
+                write_secret(&path, &text).map_err(|source| KeyFileError::Io { path, source })?;
+                Ok(secrets)
+            }
+            Err(source) => Err(KeyFileError::Io { path, source }),
+        }
+    }
+
+    /// The secret seed of a receipt's challenge: a hash keyed with what nobody else knows.
+    pub fn challenge_seed(&self, receipt: &Hash) -> Hash {
+        // Fixed-length key and message: no length extension to fear.
+        Hash::of_parts(&[b"plexus/challenge/v1\0", &self.challenge, &receipt.0])
+    }
+}
+
+/// 32 bytes from the system's generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
+fn write_secret(path: &Path, text: &[u8]) -> io::Result<()> {
+    use io::Write;
+    let beside = path.with_extension("tmp");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    #[cfg(unix)]
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secrets_are_made_once_and_read_by_their_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = Secrets::load_or_create(folder.path()).expect("writable");
+        let second = Secrets::load_or_create(folder.path()).expect("readable");
+        assert_eq!(first.key.public(), second.key.public());
+        let receipt = Hash::of(b"receipt");
+        assert_eq!(first.challenge_seed(&receipt), second.challenge_seed(&receipt));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode =
+                fs::metadata(folder.path().join("market-key.json")).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        fs::write(folder.path().join("market-key.json"), "{}").expect("writable");
+        assert!(matches!(Secrets::load_or_create(folder.path()), Err(KeyFileError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,224 @@
+//! What each event changes outside the engine: rows of the read model, and the jobs and workers that watchers should see
+//! again.
+//!
+//! Events name packages, checks and leases; rows name jobs, accounts and workers. The projection remembers just enough of the
+//! events before to translate, so that it is a fold of the journal of its own and needs no access to the state.
+
+use std::collections::{BTreeSet, HashMap};
+
+use engine::{Event, JobEnd, Split, Work};
+use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey};
+use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
+
+/// Translates events in journal order.
+#[derive(Default)]
+pub struct Projection {
+    owners: HashMap<PublicKey, PublicKey>,
+    jobs: HashMap<JobId, PublicKey>,
+    leases: HashMap<LeaseId, (JobId, PublicKey)>,
+    packages: HashMap<PackageId, OpenPackage>,
+    checks: HashMap<CheckId, OpenCheck>,
+}
+
+struct OpenPackage {
+    job: JobId,
+    worker: PublicKey,
+    checks: Vec<CheckId>,
+}
+
+struct OpenCheck {
+    package: PackageId,
+    worker: Option<PublicKey>,
+}
+
+/// What a stretch of events changed.
+#[derive(Default)]
+pub struct Changes {
+    /// Rows to write.
+    pub batch: Batch,
+    /// Jobs to show again.
+    pub jobs: BTreeSet<JobId>,
+    /// Workers to show again.
+    pub workers: BTreeSet<PublicKey>,
+    /// Movements of money, oldest first.
+    pub movements: Vec<Movement>,
+}
+
+impl Changes {
+    fn moved(&mut self, movement: Movement) {
+        self.batch.movement(movement);
+        self.movements.push(movement);
+    }
+}
+
+impl Projection {
+    /// Folds one event and adds what it changes.
+    pub fn take(&mut self, seq: u64, at_ms: u64, event: &Event, changes: &mut Changes) {
+        let movement = |kind, account, amount| Movement {
+            seq,
+            part: 0,
+            at_ms,
+            kind,
+            account,
+            job: None,
+            package: None,
+            worker: None,
+            amount,
+            treasury: protocol::Amount::ZERO,
+            burned: protocol::Amount::ZERO,
+        };
+        match event {
+            Event::Deposited { account, amount, .. } => {
+                changes.moved(movement(MovementKind::Deposit, *account, *amount));
+            }
+            Event::JobSubmitted { job, owner, spec, escrow, .. } => {
+                self.jobs.insert(*job, *owner);
+                changes.jobs.insert(*job);
+                changes.batch.job(JobRow {
+                    id: *job,
+                    owner: *owner,
+                    name: spec.name.clone(),
+                    units: spec.units,
+                    submitted_at_ms: at_ms,
+                    ended: None,
+                });
+                let escrowed = movement(MovementKind::Escrow, *owner, *escrow);
+                changes.moved(Movement { job: Some(*job), ..escrowed });
+            }
+            Event::JobEnded { job, end, refund } => {
+                changes.jobs.insert(*job);
+                let how = match end {
+                    JobEnd::Done => 0,
+                    JobEnd::Cancelled => 1,
+                    JobEnd::Incomplete { .. } => 2,
+                };
+                changes.batch.job_ended(*job, how, at_ms);
+                if let Some(owner) = self.jobs.remove(job)
+                    && refund.0 > 0
+                {
+                    let refunded = movement(MovementKind::Refund, owner, *refund);
+                    changes.moved(Movement { job: Some(*job), ..refunded });
+                }
+            }
+            Event::WorkerAnnounced { worker, owner, device, .. } => {
+                self.owners.insert(*worker, *owner);
+                changes.workers.insert(*worker);
+                changes.batch.worker(WorkerRow {
+                    id: *worker,
+                    owner: *owner,
+                    adapter: device.adapter.clone(),
+                    announced_at_ms: at_ms,
+                });
+            }
+            Event::WorkerSeen { worker, .. }
+            | Event::WorkerDraining { worker }
+            | Event::WorkerLeft { worker, .. } => {
+                changes.workers.insert(*worker);
+            }
+            Event::LeaseGranted { lease, worker, work, .. } => {
+                changes.workers.insert(*worker);
+                let job = match work {
+                    Work::Package { job, .. } => Some(*job),
+                    Work::Check { check } => self.job_of(*check),
+                };
+                if let Some(job) = job {
+                    changes.jobs.insert(job);
+                    self.leases.insert(*lease, (job, *worker));
+                }
+            }
+            Event::LeaseEnded { lease, .. } => {
+                if let Some((job, worker)) = self.leases.remove(lease) {
+                    changes.jobs.insert(job);
+                    changes.workers.insert(worker);
+                }
+            }
+            Event::ReceiptCommitted { receipt, work, .. } => {
+                self.leases.remove(&receipt.lease);
+                changes.jobs.insert(receipt.job);
+                changes.workers.insert(receipt.worker);
+                match work {
+                    Work::Package { package, job, .. } => {
+                        let open = OpenPackage { job: *job, worker: receipt.worker, checks: Vec::new() };
+                        self.packages.insert(*package, open);
+                    }
+                    Work::Check { check } => {
+                        if let Some(open) = self.checks.get_mut(check) {
+                            open.worker = Some(receipt.worker);
+                        }
+                    }
+                }
+            }
+            Event::ChecksDrawn { package, checks, .. } => {
+                if let Some(open) = self.packages.get_mut(package) {
+                    changes.jobs.insert(open.job);
+                    for plan in checks {
+                        open.checks.push(plan.check);
+                        self.checks.insert(plan.check, OpenCheck { package: *package, worker: None });
+                    }
+                }
+            }
+            Event::CheckDecided { check, .. } => changes.jobs.extend(self.job_of(*check)),
+            Event::CheckPaid { check, pay } => {
+                let Some(OpenCheck { package, worker: Some(worker) }) = self.checks.get(check) else {
+                    return;
+                };
+                let job = self.job_of(*check);
+                changes.jobs.extend(job);
+                changes.workers.insert(*worker);
+                let paid = movement(MovementKind::Check, self.owner(*worker), pay.provider);
+                changes.moved(settled(paid, job, *package, *worker, pay));
+            }
+            Event::PackageAccepted { package, pay } => {
+                let Some(open) = self.close(*package) else { return };
+                changes.jobs.insert(open.job);
+                changes.workers.insert(open.worker);
+                let paid = movement(MovementKind::Work, self.owner(open.worker), pay.provider);
+                changes.moved(settled(paid, Some(open.job), *package, open.worker, pay));
+            }
+            Event::PackageRejected { package, .. } => {
+                if let Some(open) = self.close(*package) {
+                    changes.jobs.insert(open.job);
+                    changes.workers.insert(open.worker);
+                }
+            }
+            Event::UnitsParked { job, .. } => {
+                changes.jobs.insert(*job);
+            }
+            Event::Founded { .. } | Event::SessionDelegated { .. } | Event::Resumed => {}
+        }
+    }
+
+    fn owner(&self, worker: PublicKey) -> PublicKey {
+        self.owners.get(&worker).copied().unwrap_or(worker)
+    }
+
+    fn job_of(&self, check: CheckId) -> Option<JobId> {
+        let package = self.checks.get(&check)?.package;
+        Some(self.packages.get(&package)?.job)
+    }
+
+    fn close(&mut self, package: PackageId) -> Option<OpenPackage> {
+        let open = self.packages.remove(&package)?;
+        for check in &open.checks {
+            self.checks.remove(check);
+        }
+        Some(open)
+    }
+}
+
+fn settled(
+    paid: Movement,
+    job: Option<JobId>,
+    package: PackageId,
+    worker: PublicKey,
+    pay: &Split,
+) -> Movement {
+    Movement {
+        job,
+        package: Some(package),
+        worker: Some(worker),
+        treasury: pay.treasury,
+        burned: pay.burn,
+        ..paid
+    }
+}

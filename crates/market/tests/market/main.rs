@@ -1,0 +1,13 @@
+//! The market over real HTTP on real stores.
+
+extern crate plexus_market as market;
+
+mod auth;
+mod bad_input;
+mod blobs;
+mod contract;
+mod durability;
+mod events;
+mod lists;
+mod rig;
+mod spine;
