@@ -68,9 +68,10 @@ export async function launchChromium({ log, args = [] } = {}) {
   return {
     name: 'chromium',
     version: context.browser()?.version() ?? '',
-    async newPage() {
+    async newPage({ before } = {}) {
       const page = await context.newPage();
       if (log) listen(page, log);
+      if (before) await page.addInitScript(before);
       return page;
     },
     async close() {
@@ -123,9 +124,10 @@ export async function launchFirefox({ log } = {}) {
   return {
     name: 'firefox',
     version: await browser.version(),
-    async newPage() {
+    async newPage({ before } = {}) {
       const page = await browser.newPage();
       if (log) listen(page, log);
+      if (before) await page.evaluateOnNewDocument(before);
       return page;
     },
     async close() {
@@ -136,11 +138,22 @@ export async function launchFirefox({ log } = {}) {
 }
 
 /**
- * The part of both drivers' browsers that tests use. Pages have `goto(url)`, `evaluate(function, argument)`,
- * `waitForFunction(function, options, argument)` in each driver's own argument order, and `close()`.
+ * The part of both drivers that tests use. Pages have `goto(url)`, `evaluate(function, argument)` and `close()`; the drivers
+ * differ in `waitForFunction`, hence {@link until}. `before` is a function that runs in every document before its scripts.
  *
- * @typedef {{ name: string, version: string, newPage(): Promise<any>, close(): Promise<void> }} Browser
+ * @typedef {{ name: string, version: string, newPage(options?: { before?: () => void }): Promise<any>, close(): Promise<void> }} Browser
  */
+
+/** Waits until `condition` gives something truthy in the page, and returns it. */
+export async function until(page, condition, argument, timeoutMs = 60_000) {
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await page.evaluate(condition, argument);
+    if (value) return value;
+    if (Date.now() > deadline) throw new Error(`after ${timeoutMs} ms still not: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
 
 /** Every browser that this machine has, for tests that run once per browser: `[name, launch]`. */
 export function installedBrowsers() {
@@ -173,8 +186,11 @@ function executable(file) {
   }
 }
 
-/** Firefox takes any Vulkan driver; without a GPU only lavapipe works, and the others would only be tried in vain. */
-function softwareVulkan() {
+/**
+ * The environment that chooses a Vulkan driver, for Firefox and native programs: without a GPU only lavapipe works, and the
+ * others would only be tried in vain.
+ */
+export function softwareVulkan() {
   if (process.env.VK_ICD_FILENAMES || process.env.VK_DRIVER_FILES) return {};
   if (existsSync('/dev/dri') || existsSync('/dev/nvidia0')) return {};
   const folder = '/usr/share/vulkan/icd.d';
