@@ -147,7 +147,8 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
             }
         }
         Command::Watch { id, market, json } => {
-            let job = watch(&market.anonymous()?, id, !json).await?;
+            let watching = if json { Watching::JsonLines } else { Watching::ForPeople };
+            let job = watch(&market.anonymous()?, id, watching).await?;
             if json {
                 say::json_line(&job);
             }
@@ -207,15 +208,26 @@ fn is_over(job: &Job) -> bool {
     matches!(job.state, JobState::Done | JobState::Cancelled | JobState::Incomplete)
 }
 
+/// How a job is watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Watching {
+    /// A progress bar on a terminal, else a line a change.
+    ForPeople,
+    /// A line of JSON a change, but for the last.
+    JsonLines,
+    /// Not a word.
+    Silent,
+}
+
 /// Watches a job until it ends: by the market's events, and by asking now and then.
-pub async fn watch(client: &Client, id: JobId, for_people: bool) -> Result<Job, Failure> {
+pub async fn watch(client: &Client, id: JobId, watching: Watching) -> Result<Job, Failure> {
     let mut job = client.job(id).await?;
-    let display = Display::new(for_people, &job);
+    let display = Display::new(watching, &job);
     let mut last = serde_json::Value::Null;
     loop {
         let now = serde_json::to_value(&job).unwrap_or_default();
         if now != last {
-            display.show(&job, for_people);
+            display.show(&job);
             last = now;
         }
         if is_over(&job) {
@@ -251,22 +263,23 @@ async fn change(client: &Client, id: JobId) -> Option<Job> {
 }
 
 struct Display {
+    watching: Watching,
     bar: Option<ProgressBar>,
 }
 
 impl Display {
-    fn new(for_people: bool, job: &Job) -> Self {
-        let bar = for_people.then(|| {
+    fn new(watching: Watching, job: &Job) -> Self {
+        let bar = (watching == Watching::ForPeople).then(|| {
             let template = "{prefix} {wide_bar} {pos}/{len} units {elapsed} {msg}";
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(job.units).with_style(style.progress_chars("━╸ "));
             bar.set_prefix(format!("{} {}", job.id, job.name));
             bar
         });
-        Self { bar: bar.filter(|bar| !bar.is_hidden()) }
+        Self { watching, bar: bar.filter(|bar| !bar.is_hidden()) }
     }
 
-    fn show(&self, job: &Job, for_people: bool) {
+    fn show(&self, job: &Job) {
         let reason = job.reason.as_ref().map(|reason| reason.text.as_str()).unwrap_or_default();
         match &self.bar {
             Some(bar) => {
@@ -277,13 +290,13 @@ impl Display {
                 };
                 bar.set_message(format!("{checking}{reason}"));
             }
-            None if for_people => {
+            None if self.watching == Watching::ForPeople => {
                 let (accepted, units) = (job.progress.accepted, job.units);
                 say::out(
                     format!("{} {} {accepted}/{units} units {reason}", job.id, state(job.state)).trim_end(),
                 );
             }
-            None if !is_over(job) => say::json_line(job),
+            None if self.watching == Watching::JsonLines && !is_over(job) => say::json_line(job),
             None => {}
         }
     }

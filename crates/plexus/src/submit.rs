@@ -16,7 +16,8 @@ use serde_json::json;
 use crate::{
     arguments::{MarketArgument, WalletArgument},
     exit::Failure,
-    job_commands, results, say,
+    job_commands::{self, Watching},
+    results, say,
 };
 
 /// Blobs uploaded at the same time.
@@ -85,7 +86,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let job = job_commands::watch(&client, job.id, !options.json).await?;
+    let watching = if options.json { Watching::Silent } else { Watching::ForPeople };
+    let job = job_commands::watch(&client, job.id, watching).await?;
     let mut answer = serde_json::to_value(&job).unwrap_or_default();
     if let Some(out) = &options.out
         && job.state == api::JobState::Done
