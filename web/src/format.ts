@@ -40,3 +40,9 @@ export function percent(part: string, total: string): number {
 export function plural(n: number | string, one: string, many = `${one}s`): string {
   return `${count(n)} ${String(n) === '1' ? one : many}`;
 }
+
+/** A reason as the market words it, as a sentence of its own. */
+export function sentence(text: string): string {
+  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  return capital === '' || /[.!?…]$/.test(capital) ? capital : `${capital}.`;
+}

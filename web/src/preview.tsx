@@ -54,20 +54,11 @@ function Picture({ job, join, url }: { job: Job; join: JoinSpec; url: URL }) {
   const [shown, setShown] = useState<string>();
   useEffect(() => {
     if (version === 0) return;
-    // Decoded before it is shown, so that the picture never flickers.
-    const next = new URL(url);
-    next.searchParams.set('v', String(version));
-    const image = new Image();
-    let current = true;
-    image.src = next.href;
-    image.decode().then(
-      () => current && setShown(next.href),
-      () => {},
-    );
-    return () => {
-      current = false;
-    };
+    const abort = new AbortController();
+    picture(url, abort.signal).then(setShown, () => {});
+    return () => abort.abort();
   }, [version]);
+  useEffect(() => () => void (shown && URL.revokeObjectURL(shown)), [shown]);
   const { layout } = join;
   const size = layout.kind === 'tiles' ? { width: layout.width, height: layout.height } : {};
   if (!shown) return <Empty join={join} />;
@@ -107,9 +98,26 @@ function Table({ job, url, rows }: { job: Job; url: URL; rows: number }) {
   );
 }
 
+/** The picture as it is now, decoded before it is shown so that it never flickers. */
+async function picture(url: URL, signal: AbortSignal): Promise<string> {
+  const answer = await fetch(url, { signal, cache: 'no-store' });
+  if (!answer.ok) throw new Error(`the result answered ${answer.status}`);
+  const address = URL.createObjectURL(await answer.blob());
+  try {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    signal.throwIfAborted();
+    return address;
+  } catch (error) {
+    URL.revokeObjectURL(address);
+    throw error;
+  }
+}
+
 /** The first lines of a CSV, without reading the rest of it. */
 async function firstLines(url: URL, count: number, signal: AbortSignal): Promise<string[][]> {
-  const answer = await fetch(url, { signal });
+  const answer = await fetch(url, { signal, cache: 'no-store' });
   const reader = answer.ok ? answer.body?.pipeThrough(new TextDecoderStream()).getReader() : undefined;
   if (!reader) return [];
   let text = '';

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 
-import { count, microseconds, percent, plural, shortKey, tokens } from '../src/format.js';
+import { count, microseconds, percent, plural, sentence, shortKey, tokens } from '../src/format.js';
 
 test('amounts are written in tokens, exactly', () => {
   expect(tokens('0')).toBe('0');
@@ -24,4 +24,8 @@ test('a share of nothing is nothing', () => {
 test('keys are shortened, times scaled', () => {
   expect(shortKey('D5qQCnAgn4LBUF3pBXBMov1kVfEE7F8EZJj6jyxoaH6x')).toBe('D5qQ…aH6x');
   expect([900, 1500, 25_000, 3_200_000, 61_000_000].map(microseconds)).toEqual(['900 µs', '1.5 ms', '25 ms', '3.2 s', '61 s']);
+});
+
+test('reasons become sentences', () => {
+  expect(['nobody wants anything computed', 'Done.', ''].map(sentence)).toEqual(['Nobody wants anything computed.', 'Done.', '']);
 });

@@ -4,7 +4,7 @@ import type { ContributorState, LogEntry, Phase } from '@plexus/sdk/worker';
 import { useEffect, useState } from 'preact/hooks';
 
 import { type Lack, contribution, findLacks, useContribution, walletAddress } from '../contributing.js';
-import { clock, count, microseconds, tokens } from '../format.js';
+import { clock, count, microseconds, sentence, tokens } from '../format.js';
 import { Fact } from '../parts.js';
 import { Link } from '../route.js';
 
@@ -46,7 +46,10 @@ const TITLES: Record<Phase, string> = {
 /** The dial with the package in hand, the state in words, the buttons. */
 function Panel({ state }: { state: ContributorState }) {
   const { phase, current } = state;
-  const share = current && phase !== 'waiting' ? current.unitsDone / current.units : 0;
+  const busy = current !== undefined && phase !== 'waiting';
+  // A package of one unit has no progress to show, only that it goes on.
+  const turning = busy && current.units === 1;
+  const share = !busy ? 0 : turning ? 0.14 : current.unitsDone / current.units;
   const turn = 2 * Math.PI * 88;
   return (
     <section class="panel" data-phase={phase} aria-label="Contribution">
@@ -54,7 +57,7 @@ function Panel({ state }: { state: ContributorState }) {
       <div class="dial">
         <svg viewBox="0 0 200 200" aria-hidden="true">
           <circle class="dial-track" cx="100" cy="100" r="88" />
-          <circle class="dial-share" cx="100" cy="100" r="88" stroke-dasharray={`${share * turn} ${turn}`} />
+          <circle class={turning ? 'dial-share turning' : 'dial-share'} cx="100" cy="100" r="88" stroke-dasharray={`${share * turn} ${turn}`} />
           <g class="dial-ticks">
             {Array.from({ length: 60 }, (_, i) => (
               <line x1="100" y1="26" x2="100" y2={i % 5 === 0 ? 33 : 29} transform={`rotate(${i * 6} 100 100)`} />
@@ -80,7 +83,7 @@ function Panel({ state }: { state: ContributorState }) {
       </div>
       <div class="status" role="status" aria-live="polite">
         <strong>{TITLES[phase]}</strong>
-        <p>{state.reason.text}</p>
+        <p>{sentence(state.reason.text)}</p>
       </div>
       <div class="buttons">
         <button type="button" onClick={() => contribution.pause()} disabled={!['starting', 'waiting', 'working'].includes(phase)}>

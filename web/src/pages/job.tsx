@@ -3,7 +3,7 @@
 import { type Job, type Page, ProblemError, type Unit, type UnitState } from '@plexus/sdk';
 import { useEffect, useState } from 'preact/hooks';
 
-import { clock, count, microseconds, plural, tokens } from '../format.js';
+import { clock, count, microseconds, plural, sentence, tokens } from '../format.js';
 import { market, useLive } from '../live.js';
 import { Fact, Key, KindIcon, Pill, ProgressBar, Tokens, Verification } from '../parts.js';
 import { Preview } from '../preview.js';
@@ -41,7 +41,7 @@ export function JobPage({ id }: { id: string }) {
         </p>
         <h1>{job.name}</h1>
         <Pill state={job.state} />
-        {job.reason && job.state !== 'done' && <p class="reason">{job.reason.text}</p>}
+        {job.reason && job.state !== 'done' && <p class="reason">{sentence(job.reason.text)}</p>}
       </header>
       <section class="job-progress" aria-label="Progress">
         <ProgressBar job={job} legend />

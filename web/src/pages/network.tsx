@@ -2,7 +2,7 @@
 
 import type { Job, Ledger, Payment, PaymentKind, Worker } from '@plexus/sdk';
 
-import { clock, count, percent, plural, tokens } from '../format.js';
+import { clock, count, percent, plural, sentence, tokens } from '../format.js';
 import { useLive } from '../live.js';
 import { Fact, Key, KindIcon, Pill, ProgressBar, Tokens, Verification } from '../parts.js';
 import { Preview } from '../preview.js';
@@ -121,7 +121,7 @@ function JobCard({ job }: { job: Job }) {
             <b>{Math.floor(percent(job.progress.accepted, job.units))} %</b>
           </span>
         </p>
-        {job.reason && job.state !== 'done' && <p class="reason">{job.reason.text}</p>}
+        {job.reason && job.state !== 'done' && <p class="reason">{sentence(job.reason.text)}</p>}
         <dl class="facts small">
           <Fact label="verification" wide>
             <Verification job={job} />
@@ -156,7 +156,7 @@ function WorkerRow({ worker }: { worker: Worker }) {
         </span>
       </div>
       <Pill state={worker.state} />
-      <p class="reason">{worker.reason.text}</p>
+      <p class="reason">{sentence(worker.reason.text)}</p>
       <p class="worker-line">
         <span>
           <b>{count(worker.units)}</b> units
