@@ -1,0 +1,140 @@
+//! The command line as a script sees it: help texts, exit codes, what goes to which stream.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+fn plexus(home: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
+    command.args(arguments).current_dir(home).stdin(Stdio::null());
+    command.env("HOME", home).env("NO_COLOR", "1").env("COLUMNS", "100");
+    for name in ["PLEXUS_MARKET", "PLEXUS_WALLET", "PLEXUS_ADAPTER", "PLEXUS_LOG", "XDG_CONFIG_HOME"] {
+        command.env_remove(name);
+    }
+    command.output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+#[test]
+fn help_texts() {
+    let home = tempfile::tempdir().unwrap();
+    for command in [
+        "",
+        "up",
+        "worker",
+        "submit",
+        "job",
+        "job ls",
+        "job show",
+        "job watch",
+        "job cancel",
+        "job fetch",
+        "wallet",
+        "wallet new",
+        "wallet show",
+        "wallet balance",
+        "wallet faucet",
+        "device",
+        "completions",
+    ] {
+        let mut arguments: Vec<&str> = command.split_whitespace().collect();
+        arguments.push("--help");
+        let output = plexus(home.path(), &arguments);
+        assert!(output.status.success(), "{command}");
+        let name = format!("help {command}").trim().replace(' ', "-");
+        insta::assert_snapshot!(name, text(&output.stdout));
+    }
+}
+
+#[test]
+fn completions_exist_for_the_usual_shells() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = plexus(home.path(), &["completions", shell]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("submit"), "{shell}");
+    }
+}
+
+#[test]
+fn a_wallet_is_made_once_and_shown_without_its_secret() {
+    let home = tempfile::tempdir().unwrap();
+    let missing = plexus(home.path(), &["wallet", "show"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("plexus wallet new"), "{}", text(&missing.stderr));
+
+    let made = plexus(home.path(), &["wallet", "new", "--json"]);
+    assert!(made.status.success());
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let file = home.path().join(".config/plexus/wallet.json");
+    assert_eq!(made["file"], file.to_str().unwrap());
+    let secret = std::fs::read_to_string(&file).unwrap();
+
+    let again = plexus(home.path(), &["wallet", "new", "--json"]);
+    assert_eq!(again.status.code(), Some(1));
+    let error: serde_json::Value = serde_json::from_slice(&again.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "wallet_exists");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), secret);
+
+    let shown = text(&plexus(home.path(), &["wallet", "show"]).stdout);
+    assert!(shown.contains(made["address"].as_str().unwrap()));
+}
+
+#[test]
+fn exit_codes_say_what_kind_of_failure_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    // A port that nobody listens on.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let check = |arguments: &[&str], code: i32, says: &str| {
+        let output = plexus(home.path(), arguments);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(says), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}: {}", text(&output.stdout));
+    };
+    check(&["job", "ls", "--market", &nobody], 4, "plexus up");
+    check(&["job", "ls", "--market", "ftp://nowhere"], 1, "neither http nor https");
+    check(&["job", "show", "seven"], 2, "job-7");
+    check(&["frobnicate"], 2, "unrecognized");
+    check(&["submit"], 2, "FILE");
+    check(&["submit", "nowhere.toml"], 1, "plexus submit --init");
+    check(&["wallet", "faucet", "1.0000000001"], 2, "9 decimal places");
+}
+
+#[test]
+fn mistakes_in_a_job_are_found_before_anything_is_sent() {
+    let home = tempfile::tempdir().unwrap();
+    let output = plexus(home.path(), &["submit", "--init", "first", "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let dry = plexus(home.path(), &["submit", "first/job.toml", "--dry-run", "--json"]);
+    assert!(dry.status.success(), "{}", text(&dry.stderr));
+    let dry: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+    assert_eq!(dry["units"], "40");
+
+    let again = plexus(home.path(), &["submit", "--init", "first"]);
+    assert!(text(&again.stderr).contains("exists already"));
+
+    let check = |file: &str, from: &str, to: &str, says: &[&str]| {
+        let path = home.path().join("first").join(file);
+        let good = std::fs::read_to_string(&path).unwrap();
+        assert!(good.contains(from), "{file} has no {from:?}");
+        std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        let output = plexus(home.path(), &["submit", "first/job.toml", "--dry-run"]);
+        std::fs::write(&path, good).unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        for part in says {
+            assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+        }
+    };
+    check("job.toml", "name =", "nam =", &["first/job.toml:", "nam"]);
+    check("job.toml", "dtype = \"u8\"", "dtype = \"u9\"", &["u9"]);
+    check("kernel.wgsl", "fn ", "fun ", &["line", "column"]);
+    assert!(!home.path().join(".config").exists(), "a dry run makes no wallet");
+}
