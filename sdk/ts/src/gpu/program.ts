@@ -25,7 +25,7 @@ export interface UnitResult {
 const RING_BYTES_MAX = 512 * 1024 * 1024;
 const RING_LENGTH_MAX = 3;
 /** A pipeline's first unit may include the driver's own compilation. */
-const FIRST_UNIT_GRACE_MS = 5_000;
+const FIRST_UNIT_GRACE_MS = 2_000;
 /** For what lies between submission and the device's work. */
 const UNIT_GRACE_MS = 500;
 /** The browser's compiler gets this long. */
