@@ -26,6 +26,7 @@ import type {
   ReceiptsRequest,
   ReleaseRequest,
   Session,
+  SessionRequest,
   Unit,
   Worker,
 } from './api.js';
@@ -211,8 +212,16 @@ export class Client {
     return this.#login();
   }
 
+  /**
+   * Lets the session key `session` act for this client's wallet for `lifetimeS` seconds (at most 30 days). A client whose signer
+   * is that key then logs in by itself.
+   */
+  delegate(session: string, lifetimeS: number): Promise<Session> {
+    return this.#answerChallenge({ key: session, lifetime_s: lifetimeS });
+  }
+
   #login(): Promise<Session> {
-    const pending = this.#loginOnce().catch((error: unknown) => {
+    const pending = this.#answerChallenge().catch((error: unknown) => {
       if (this.#session === pending) this.#session = undefined;
       throw error;
     });
@@ -220,10 +229,10 @@ export class Client {
     return pending;
   }
 
-  async #loginOnce(): Promise<Session> {
+  async #answerChallenge(session?: SessionRequest): Promise<Session> {
     const signer = this.signer;
     if (!signer) throw new Error('this call needs a key: give the client a signer');
-    const ask: ChallengeRequest = { address: signer.address };
+    const ask: ChallengeRequest = { address: signer.address, ...(session && { session }) };
     const challenge = await this.#json<Challenge>('/v1/auth/challenge', { method: 'POST', body: ask, repeatable: true });
     const signature = await signer.sign(new TextEncoder().encode(challenge.message));
     const answer: LoginRequest = { nonce: challenge.nonce, signature };

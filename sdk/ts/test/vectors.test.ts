@@ -3,14 +3,14 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 
-import type { InputSplit, OutputCommitment, Receipt } from '../src/api.js';
+import type { Buffer, InputSplit, OutputCommitment, Receipt } from '../src/api.js';
 import { fromTokens, parseAmount, shareBps, toTokens } from '../src/amount.js';
 import { commitmentTo, packageRoot, parseU64, receiptBytes, receiptDigest, unitLeafBytes } from '../src/bytes.js';
 import { Expression, ExpressionError } from '../src/expression.js';
 import { digest, fromHex, toHex } from '../src/hash.js';
 import { idNumber, idText, parseUnitId } from '../src/ids.js';
 import { keyBytes, keyText, signatureBytes, webCryptoSigner } from '../src/keys.js';
-import { ManifestError, manifestHash, manifestText, parseManifest } from '../src/manifest.js';
+import { type BufferSource, ManifestError, bufferSource, lengthBytes, manifestHash, manifestText, parseManifest } from '../src/manifest.js';
 import { verifyStrict } from '../src/verify.js';
 import * as merkle from '../src/merkle.js';
 import { unitInput } from '../src/split.js';
@@ -136,6 +136,34 @@ test('malformed manifests are refused', () => {
   for (const { about, manifest } of vectors.manifests.invalid) {
     expect(() => parseManifest(manifest), about).toThrow(ManifestError);
   }
+});
+
+describe('plans', () => {
+  for (const { name, manifest, manifest_blob, buffers, variants_of_kernel } of read('plans.json').vectors) {
+    test(name, async () => {
+      const parsed = parseManifest(manifest);
+      expect(await manifestHash(parsed)).toBe(manifest_blob);
+      for (const [buffer, { source, length_bytes }] of Object.entries<Record<string, any>>(buffers)) {
+        const planned = parsed.program.buffers[buffer] as Buffer;
+        expect(lengthBytes(planned)).toBe(length_bytes);
+        expect(sourceOf(bufferSource(planned, buffer))).toEqual(source);
+      }
+      for (const [kernel, variants] of Object.entries<{ overrides: Record<string, number>; dispatch_of_pass: object }[]>(variants_of_kernel)) {
+        for (const { overrides, dispatch_of_pass } of variants) {
+          for (const [pass, workgroups] of Object.entries(dispatch_of_pass)) {
+            const planned = parsed.program.passes[Number(pass)];
+            const sizes = [0, 1, 2].map((axis) => Expression.parse(String(planned?.dispatch[axis] ?? 1)).value(overrides));
+            expect(sizes, `${kernel} with ${JSON.stringify(overrides)}`).toEqual(workgroups);
+          }
+        }
+      }
+    });
+  }
+
+  const sourceOf = (source: BufferSource) => {
+    if (source.kind === 'scratch') return 'scratch';
+    return source.kind === 'blob' ? { blob: source.blob } : { [source.kind]: source.index };
+  };
 });
 
 describe('dispatch expressions', () => {

@@ -422,11 +422,11 @@ export class Contributor {
   }
 
   async #refreshEarnings(): Promise<void> {
-    const wallet = this.#client.signer?.address;
-    if (!wallet) return;
     let earned = 0n;
     try {
-      earned = parseAmount((await this.#client.account(wallet)).earned);
+      const { account } = await this.#client.session();
+      earned = parseAmount((await this.#client.account(account)).earned);
+      if (this.#state.wallet !== account) this.#update({ wallet: account });
     } catch (error) {
       if (error instanceof UnreachableError) return;
       // A wallet that never held anything is not known to the market.
