@@ -30,8 +30,8 @@ pub fn web() -> Result<Built> {
         return Ok(Built::No);
     }
     let dist = process::root().join("web/dist");
-    // Beside what it describes: both go when a person deletes them.
-    let stamp = dist.join(".sources");
+    // Not in `dist`, which the market serves as a whole.
+    let stamp = process::root().join("node_modules/.plexus-web-sources");
     let sources = sources().ok();
     if sources.is_some()
         && sources == std::fs::read_to_string(&stamp).ok()
