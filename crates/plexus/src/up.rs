@@ -92,6 +92,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             market: client::Client::new(&address, market.key().clone())?,
             cache: CacheConfig::default(),
             version: work::version(),
+            // The lock on the folder keeps a second market, and so a second verifier, away.
+            instance: Some("verifier".to_owned()),
         };
         let worker = worker::start(config, work::executor(options.device)?)?;
         tokio::spawn(tell(worker.status()));

@@ -77,7 +77,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     };
     let mut interrupts = Interrupts::listen()?;
     let market = options.market.with(key)?;
-    let config = Config { market, cache, version: version() };
+    let config = Config { market, cache, version: version(), instance: None };
     let mut worker = worker::start(config, executor(options.device)?)?;
     let mut status = worker.status();
     let mut display = Display::new(options.json);

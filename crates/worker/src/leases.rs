@@ -10,7 +10,7 @@ use std::{
 };
 
 use api::Lease;
-use protocol::LeaseId;
+use protocol::{Hash, LeaseId};
 use tokio::sync::watch;
 
 use crate::status::Board;
@@ -18,8 +18,13 @@ use crate::status::Board;
 /// Held work is topped up when it lasts for less than this: longer than a round trip with the inputs' transfer, short enough not
 /// to hoard what another worker could begin.
 const AHEAD: Duration = Duration::from_secs(2);
-/// Most packages asked for at once; they are tiny when it comes to that.
-const PACKAGES_MAX: u32 = 32;
+/// Most packages asked for at once. The next ones may be of a job whose units take a thousand times longer, so tiny ones are
+/// asked for often rather than all together.
+const PACKAGES_MAX: u32 = 8;
+/// Units faster than this make several packages at a time worth asking for when nothing is held.
+const QUICK: Duration = Duration::from_millis(100);
+/// Jobs whose pace is remembered.
+const PACES_MAX: usize = 64;
 /// Packages whose results may wait for the market. Beyond it no new work is taken, so that an outage does not fill the memory.
 const COMPUTED_MAX: usize = 128;
 /// Weight of the newest unit in the mean time of a unit.
@@ -69,8 +74,14 @@ pub(crate) struct Leases {
 #[derive(Default)]
 struct Held {
     leases: BTreeMap<LeaseId, Arc<Holding>>,
-    /// Mean time of a unit, in seconds.
-    unit_seconds: Option<f64>,
+    /// Mean time of a unit of a program, in seconds; the last used one last.
+    paces: Vec<(Hash, f64)>,
+}
+
+impl Held {
+    fn pace(&self, program: Hash) -> Option<f64> {
+        self.paces.iter().find(|(id, _)| *id == program).map(|(_, seconds)| *seconds)
+    }
 }
 
 impl Leases {
@@ -111,9 +122,13 @@ impl Leases {
     pub(crate) fn unit_done(&self, holding: &Holding, time: Duration) {
         holding.units_done.fetch_add(1, Relaxed);
         self.change(|held| {
-            let time = time.as_secs_f64();
-            let mean = held.unit_seconds.unwrap_or(time);
-            held.unit_seconds = Some(mean + PACE_WEIGHT * (time - mean));
+            let (program, time) = (holding.lease.manifest, time.as_secs_f64());
+            let mean = held.pace(program).unwrap_or(time);
+            held.paces.retain(|(id, _)| *id != program);
+            held.paces.push((program, mean + PACE_WEIGHT * (time - mean)));
+            if held.paces.len() > PACES_MAX {
+                held.paces.remove(0);
+            }
         });
     }
 
@@ -125,26 +140,33 @@ impl Leases {
     /// How many packages to ask for now.
     pub(crate) fn packages_wanted(&self) -> u32 {
         let held = self.lock();
-        let left: Vec<u32> =
-            held.leases.values().map(|h| h.units_left()).filter(|units| *units > 0).collect();
+        let left: Vec<(u32, Option<f64>)> = held
+            .leases
+            .values()
+            .map(|holding| (holding.units_left(), held.pace(holding.lease.manifest)))
+            .filter(|(units, _)| *units > 0)
+            .collect();
         if held.leases.len() - left.len() >= COMPUTED_MAX {
             return 0;
         }
         if left.is_empty() {
-            // What a package takes is only known once one was had.
-            return if held.unit_seconds.is_some_and(|s| s < 0.1) { PACKAGES_MAX / 4 } else { 1 };
+            let quick = held.paces.last().is_some_and(|(_, seconds)| *seconds < QUICK.as_secs_f64());
+            return if quick { PACKAGES_MAX / 2 } else { 1 };
         }
-        // Until the first unit is done nobody knows how long the held ones last.
-        let Some(unit_seconds) = held.unit_seconds else { return 0 };
-        let units: u32 = left.iter().sum();
-        let missing = AHEAD.as_secs_f64() - f64::from(units) * unit_seconds;
+        let mut seconds = 0.0;
+        for (units, pace) in &left {
+            // Until its first unit is done nobody knows how long it lasts.
+            let Some(pace) = pace else { return 0 };
+            seconds += f64::from(*units) * pace;
+        }
+        let missing = AHEAD.as_secs_f64() - seconds;
         if missing <= 0.0 {
             return 0;
         }
-        let package_seconds = f64::from(units) / left.len() as f64 * unit_seconds;
-        let wanted = (missing / package_seconds.max(1e-4)).min(f64::from(PACKAGES_MAX)) as u32;
+        let package_seconds = (seconds / left.len() as f64).max(1e-4);
         // One package ahead even when it is a long one.
-        wanted.max(u32::from(left.len() < 2)).min(PACKAGES_MAX.saturating_sub(left.len() as u32))
+        let wanted = (missing / package_seconds).max(if left.len() < 2 { 1.0 } else { 0.0 });
+        (wanted as u32).min(PACKAGES_MAX)
     }
 
     /// Wakes when leases come, end or get on.
@@ -169,16 +191,20 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{Hash, JobId, SecretKey, UnitRun};
+    use protocol::{JobId, SecretKey, UnitRun};
 
     use super::*;
 
     fn lease(id: u64, count: u32) -> Lease {
+        lease_of("a program", id, count)
+    }
+
+    fn lease_of(program: &str, id: u64, count: u32) -> Lease {
         Lease {
             id: LeaseId(id),
             generation: 1,
             job: JobId(1),
-            manifest: Hash::of(b""),
+            manifest: Hash::of(program.as_bytes()),
             units: vec![UnitRun { first: 0, count }],
             inputs: vec![],
             expires_in_ms: 1000,
@@ -203,6 +229,8 @@ mod tests {
         let quick = Leases::new(Arc::new(Board::new(SecretKey::from_seed([1; 32]).public())));
         let first = quick.take(lease(1, 2));
         quick.unit_done(&first, Duration::from_micros(10));
-        assert!(quick.packages_wanted() > 10, "no-op units need many packages on the way");
+        assert_eq!(quick.packages_wanted(), PACKAGES_MAX, "no-op units need several packages on the way");
+        quick.take(lease_of("another program", 2, 1));
+        assert_eq!(quick.packages_wanted(), 0, "the new job may be a slow one");
     }
 }

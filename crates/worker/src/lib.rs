@@ -68,6 +68,9 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Announced as the worker's version, such as `plexus/0.1.0`.
     pub version: String,
+    /// Names this process among others with the same key; random when absent. Whoever makes sure that there is never another
+    /// one gives a name that stays: then what a former process still held is given back at once, not when it expires.
+    pub instance: Option<String>,
 }
 
 /// Why a worker ended by itself.
@@ -188,11 +191,16 @@ async fn live<D: Device>(
             return Ok(());
         }
     };
-    let identity = (worker, instance(), config.version);
+    let takes_over = config.instance.is_some();
+    let identity = (worker, config.instance.unwrap_or_else(random_instance), config.version);
     let cache = Cache::new(config.cache);
     let (board, for_context) = (board.clone(), stop.clone());
     let context = Arc::new(Context::new(config.market, identity, market, facts, cache, board, for_context));
 
+    if takes_over {
+        // Before anybody works under this name again. If there was nobody, or the market does not answer, so much the better.
+        leave(&context).await;
+    }
     let (prepared, packages) = mpsc::channel(PREPARED_MAX);
     let (finished, receipts) = mpsc::unbounded_channel();
     let runner = Runner::new(context.clone(), device, finished);
@@ -203,13 +211,18 @@ async fn live<D: Device>(
         ended = heartbeats(&context) => ended,
         () = until(stop, Stop::Now) => Ok(()),
     };
+    leave(&context).await;
+    result
+}
+
+/// Gives everything back, if the market answers soon.
+async fn leave(context: &Context) {
     let leave = LeaveRequest { instance: context.instance.clone(), drain: false };
     match tokio::time::timeout(LEAVE_TIME_MAX, context.client.leave(&leave)).await {
         Ok(Err(error)) => tracing::debug!(%error, "the market was not told that the worker leaves"),
         Err(_) => tracing::debug!("the market did not answer that the worker leaves"),
         Ok(Ok(())) => {}
     }
-    result
 }
 
 /// Takes leases while there is room, until the worker is asked to end and nothing is held any more.
@@ -336,7 +349,7 @@ async fn heartbeats(context: &Arc<Context>) -> Result<(), WorkerError> {
 }
 
 /// Random per process, so that two with one key are told apart.
-fn instance() -> String {
+fn random_instance() -> String {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the system has randomness");
     hex::encode(bytes)
