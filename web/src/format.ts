@@ -22,7 +22,12 @@ export function shortKey(key: string): string {
 
 /** The time of day. */
 export function clock(time: string | number): string {
-  return new Date(time).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
+  return new Date(time).toLocaleTimeString([], {
+    hour: '2-digit',
+    minute: '2-digit',
+    second: '2-digit',
+    hour12: false,
+  });
 }
 
 export function microseconds(us: number): string {

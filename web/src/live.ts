@@ -100,7 +100,12 @@ class LiveNetwork {
 
   async #load(): Promise<boolean> {
     try {
-      const [jobs, workers, payments] = await Promise.all([market.jobs(), market.workers(), market.payments(), this.#loadLedger()]);
+      const [jobs, workers, payments] = await Promise.all([
+        market.jobs(),
+        market.workers(),
+        market.payments(),
+        this.#loadLedger(),
+      ]);
       for (const job of jobs.items) this.#jobs.set(job.id, job);
       for (const worker of workers.items) this.#workers.set(worker.id, worker);
       for (const payment of payments.items) this.#payments.set(paymentKey(payment), payment);

@@ -78,7 +78,8 @@ export function ProgressBar({ job, legend = false }: { job: Job; legend?: boolea
 /** What verification did, in words. */
 export function Verification({ job }: { job: Job }) {
   const { checked, by_verifier, sampled_out, disputed, rejected } = job.verification;
-  if (checked === '0' && sampled_out === '0' && disputed === '0') return <span class="quiet">nothing to verify yet</span>;
+  if (checked === '0' && sampled_out === '0' && disputed === '0')
+    return <span class="quiet">nothing to verify yet</span>;
   return (
     <span>
       <b>{count(checked)}</b> re-executed

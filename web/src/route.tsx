@@ -22,7 +22,15 @@ export function usePath(): string {
 /** A link within the app. */
 export function Link({ href, ...rest }: Omit<ComponentProps<'a'>, 'href' | 'role'> & { href: string }) {
   const follow = (event: MouseEvent) => {
-    if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    if (
+      event.defaultPrevented ||
+      event.button !== 0 ||
+      event.metaKey ||
+      event.ctrlKey ||
+      event.shiftKey ||
+      event.altKey
+    )
+      return;
     event.preventDefault();
     history.pushState(null, '', href);
     window.dispatchEvent(new Event(CHANGED));

@@ -23,9 +23,19 @@ test('a share of nothing is nothing', () => {
 
 test('keys are shortened, times scaled', () => {
   expect(shortKey('D5qQCnAgn4LBUF3pBXBMov1kVfEE7F8EZJj6jyxoaH6x')).toBe('D5qQ…aH6x');
-  expect([900, 1500, 25_000, 3_200_000, 61_000_000].map(microseconds)).toEqual(['900 µs', '1.5 ms', '25 ms', '3.2 s', '61 s']);
+  expect([900, 1500, 25_000, 3_200_000, 61_000_000].map(microseconds)).toEqual([
+    '900 µs',
+    '1.5 ms',
+    '25 ms',
+    '3.2 s',
+    '61 s',
+  ]);
 });
 
 test('reasons become sentences', () => {
-  expect(['nobody wants anything computed', 'Done.', ''].map(sentence)).toEqual(['Nobody wants anything computed.', 'Done.', '']);
+  expect(['nobody wants anything computed', 'Done.', ''].map(sentence)).toEqual([
+    'Nobody wants anything computed.',
+    'Done.',
+    '',
+  ]);
 });

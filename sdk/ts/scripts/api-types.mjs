@@ -33,7 +33,11 @@ function render(schemas) {
 }
 
 function typeOf(schema, where, indent) {
-  if (schema.$ref) return schema.$ref.split('/').pop().replace(/^String$/, 'string');
+  if (schema.$ref)
+    return schema.$ref
+      .split('/')
+      .pop()
+      .replace(/^String$/, 'string');
   if (schema.enum) return schema.enum.map((value) => quote(value)).join(' | ');
   if (schema.const !== undefined) return quote(schema.const);
   const members = schema.oneOf ?? schema.anyOf;

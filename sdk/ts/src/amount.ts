@@ -18,7 +18,8 @@ export function fromTokens(text: string): bigint {
   const match = /^([0-9]+)(?:\.([0-9]+))?$/.exec(text);
   if (!match) throw new RangeError(`expected a decimal number such as "0.25", found ${JSON.stringify(text)}`);
   const [, whole = '', fraction = ''] = match;
-  if (fraction.length > 9) throw new RangeError(`an amount has at most 9 decimal places, found ${JSON.stringify(text)}`);
+  if (fraction.length > 9)
+    throw new RangeError(`an amount has at most 9 decimal places, found ${JSON.stringify(text)}`);
   const amount = BigInt(whole) * BASE_UNITS_PER_TOKEN + BigInt(fraction.padEnd(9, '0'));
   if (amount > AMOUNT_MAX) throw new RangeError(`the amount ${JSON.stringify(text)} is too large`);
   return amount;

@@ -60,7 +60,8 @@ export class BorshWriter {
 
 /** The number in canonical decimal text: digits only, no leading zero, below 2⁶⁴. Throws a `RangeError` on anything else. */
 export function parseU64(text: string): bigint {
-  if (!/^(0|[1-9][0-9]{0,19})$/.test(text)) throw new RangeError(`expected decimal digits, found ${JSON.stringify(text)}`);
+  if (!/^(0|[1-9][0-9]{0,19})$/.test(text))
+    throw new RangeError(`expected decimal digits, found ${JSON.stringify(text)}`);
   const value = BigInt(text);
   if (value >= 1n << 64n) throw new RangeError(`${text} is no u64`);
   return value;

@@ -195,7 +195,13 @@ export class Client {
 
   /** Uploads `bytes`, whose hash the caller knows. */
   async putBlob(hash: Hash, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    await this.#call(`/v1/blobs/${hash}`, { method: 'PUT', bytes, signedIn: true, repeatable: true, timeoutMs: 10 * TIMEOUT_MS });
+    await this.#call(`/v1/blobs/${hash}`, {
+      method: 'PUT',
+      bytes,
+      signedIn: true,
+      repeatable: true,
+      timeoutMs: 10 * TIMEOUT_MS,
+    });
   }
 
   /** Uploads `bytes` and returns their hash. */
@@ -233,7 +239,11 @@ export class Client {
     const signer = this.signer;
     if (!signer) throw new Error('this call needs a key: give the client a signer');
     const ask: ChallengeRequest = { address: signer.address, ...(session && { session }) };
-    const challenge = await this.#json<Challenge>('/v1/auth/challenge', { method: 'POST', body: ask, repeatable: true });
+    const challenge = await this.#json<Challenge>('/v1/auth/challenge', {
+      method: 'POST',
+      body: ask,
+      repeatable: true,
+    });
     const signature = await signer.sign(new TextEncoder().encode(challenge.message));
     const answer: LoginRequest = { nonce: challenge.nonce, signature };
     return this.#json<Session>('/v1/auth/login', { method: 'POST', body: answer });
@@ -273,7 +283,8 @@ export class Client {
           await this.#login();
           continue;
         }
-        const passing = error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
+        const passing =
+          error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
         if (!passing || repeat >= repeats) throw error;
         await pause(200 * 2 ** repeat, options.signal);
       }

@@ -1,7 +1,7 @@
 // Dispatch expressions: how many workgroups, as a function of the overrides that a device chose.
 //
 // Grammar: unsigned integers, override names, `+ - * /` (division rounds down), `ceil(a / b)`, `min(a, b)`, `max(a, b)` and
-// parentheses. Every step stays below 2⁵³, so numbers are exact; a result fits 32 bits. The twin of the Rust module of that name.
+// parentheses. Every step stays below 2⁵³, so numbers are exact; a result fits 32 bits. The Rust module of that name is its twin.
 
 const TEXT_BYTES_MAX = 200;
 const STEP_LIMIT = 2 ** 53;

@@ -53,8 +53,10 @@ export function parseManifest(value: unknown): Manifest {
   word(manifest['kind'], 'kind', ['batch', 'inference', 'training']);
 
   const program = fields(manifest['program'], 'program', ['kernels', 'buffers', 'passes'], []);
-  for (const [name, kernel] of named(program['kernels'], 'program.kernels')) checkKernel(kernel, `program.kernels.${name}`);
-  for (const [name, buffer] of named(program['buffers'], 'program.buffers')) checkBuffer(buffer, `program.buffers.${name}`);
+  for (const [name, kernel] of named(program['kernels'], 'program.kernels'))
+    checkKernel(kernel, `program.kernels.${name}`);
+  for (const [name, buffer] of named(program['buffers'], 'program.buffers'))
+    checkBuffer(buffer, `program.buffers.${name}`);
   list(program['passes'], 'program.passes').forEach((pass, i) => checkPass(pass, `program.passes[${i}]`));
 
   const limits = fields(manifest['limits'], 'limits', ['memory_bytes_max', 'time_ms_max'], []);
@@ -63,8 +65,10 @@ export function parseManifest(value: unknown): Manifest {
 
   if (manifest['needs'] !== undefined) {
     const needs = fields(manifest['needs'], 'needs', [], ['features', 'storage_buffer_bytes_min']);
-    if (needs['features'] !== undefined) list(needs['features'], 'needs.features').forEach((f) => text(f, 'needs.features'));
-    if (needs['storage_buffer_bytes_min'] !== undefined) count(needs['storage_buffer_bytes_min'], 'needs.storage_buffer_bytes_min');
+    if (needs['features'] !== undefined)
+      list(needs['features'], 'needs.features').forEach((f) => text(f, 'needs.features'));
+    if (needs['storage_buffer_bytes_min'] !== undefined)
+      count(needs['storage_buffer_bytes_min'], 'needs.storage_buffer_bytes_min');
   }
   checkVerify(manifest['verify']);
   return manifest as unknown as Manifest;
@@ -87,7 +91,8 @@ function checkBuffer(value: unknown, at: string): void {
   list(buffer['shape'], `${at}.shape`).forEach((extent, i) => count(extent, `${at}.shape[${i}]`, 0xffff_ffff));
   if (buffer['input'] != null) count(buffer['input'], `${at}.input`, 0xffff_ffff);
   if (buffer['output'] != null) count(buffer['output'], `${at}.output`, 0xffff_ffff);
-  if (buffer['blob'] != null && !isHash(buffer['blob'])) throw new ManifestError(`${at}.blob`, 'expected 64 lower-case hex digits');
+  if (buffer['blob'] != null && !isHash(buffer['blob']))
+    throw new ManifestError(`${at}.blob`, 'expected 64 lower-case hex digits');
   if (buffer['scratch'] !== undefined && typeof buffer['scratch'] !== 'boolean') {
     throw new ManifestError(`${at}.scratch`, 'expected true or false');
   }
@@ -120,10 +125,12 @@ function checkVerify(value: unknown): void {
 }
 
 function fields(value: unknown, at: string, required: string[], optional: string[]): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ManifestError(at, 'expected an object');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ManifestError(at, 'expected an object');
   const object = value as Record<string, unknown>;
   for (const name of Object.keys(object)) {
-    if (!required.includes(name) && !optional.includes(name)) throw new ManifestError(at, `unknown field ${JSON.stringify(name)}`);
+    if (!required.includes(name) && !optional.includes(name))
+      throw new ManifestError(at, `unknown field ${JSON.stringify(name)}`);
   }
   for (const name of required) {
     if (!Object.hasOwn(object, name)) throw new ManifestError(at, `${JSON.stringify(name)} is missing`);
@@ -132,7 +139,8 @@ function fields(value: unknown, at: string, required: string[], optional: string
 }
 
 function named(value: unknown, at: string): [string, unknown][] {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ManifestError(at, 'expected an object');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ManifestError(at, 'expected an object');
   return Object.entries(value);
 }
 
@@ -146,7 +154,8 @@ function text(value: unknown, at: string): void {
 }
 
 function word(value: unknown, at: string, words: string[]): void {
-  if (typeof value !== 'string' || !words.includes(value)) throw new ManifestError(at, `expected one of ${words.join(', ')}`);
+  if (typeof value !== 'string' || !words.includes(value))
+    throw new ManifestError(at, `expected one of ${words.join(', ')}`);
 }
 
 function count(value: unknown, at: string, max = Number.MAX_SAFE_INTEGER): void {
@@ -170,7 +179,13 @@ export function manifestText(manifest: Manifest): string {
         ['passes', `[${program.passes.map(passText).join(',')}]`],
       ]),
     ],
-    ['limits', object([['memory_bytes_max', String(limits.memory_bytes_max)], ['time_ms_max', String(limits.time_ms_max)]])],
+    [
+      'limits',
+      object([
+        ['memory_bytes_max', String(limits.memory_bytes_max)],
+        ['time_ms_max', String(limits.time_ms_max)],
+      ]),
+    ],
     [
       'needs',
       object([
@@ -181,8 +196,14 @@ export function manifestText(manifest: Manifest): string {
     [
       'verify',
       verify.policy === 'audit'
-        ? object([['policy', '"audit"'], ['rate_min', floatText(verify.rate_min)]])
-        : object([['policy', '"quorum"'], ['agree', String(verify.agree)]]),
+        ? object([
+            ['policy', '"audit"'],
+            ['rate_min', floatText(verify.rate_min)],
+          ])
+        : object([
+            ['policy', '"quorum"'],
+            ['agree', String(verify.agree)],
+          ]),
     ],
   ]);
 }

@@ -1,5 +1,5 @@
-// Strict Ed25519 verification, the same as in Rust: points of small order, non-canonical encodings and S ≥ L are refused, and the
-// equation is checked without the cofactor. WebCrypto is not asked, because browsers differ on those edges.
+// Strict Ed25519 verification, the same as in Rust: points of small order, non-canonical encodings and S ≥ L are refused,
+// and the equation is checked without the cofactor. WebCrypto is not asked, because browsers differ on those edges.
 
 import { ed25519 } from '@noble/curves/ed25519.js';
 import { sha512 } from '@noble/hashes/sha2.js';

@@ -18,15 +18,32 @@ async function client(answer: Answer) {
   const json = (value: unknown, status = 200) => new Response(JSON.stringify(value), { status });
   const play = async (url: any, init: any = {}) => {
     const body = typeof init.body === 'string' ? JSON.parse(init.body) : init.body;
-    const call = { path: String(url).slice('http://market.test'.length), method: init.method, headers: init.headers, body };
+    const call = {
+      path: String(url).slice('http://market.test'.length),
+      method: init.method,
+      headers: init.headers,
+      body,
+    };
     calls.push(call);
     const given = answer(call);
     if (given) return given;
-    if (call.path === '/v1/auth/challenge') return json({ nonce: `n${logins}`, message: `log in ${logins}`, expires_at: '' });
+    if (call.path === '/v1/auth/challenge')
+      return json({ nonce: `n${logins}`, message: `log in ${logins}`, expires_at: '' });
     if (call.path === '/v1/auth/login') {
-      expect(verifyStrict(keyBytes(signer.address), new TextEncoder().encode(`log in ${logins}`), signatureBytes(body.signature))).toBe(true);
+      expect(
+        verifyStrict(
+          keyBytes(signer.address),
+          new TextEncoder().encode(`log in ${logins}`),
+          signatureBytes(body.signature),
+        ),
+      ).toBe(true);
       logins++;
-      return json({ token: `t${logins}`, expires_at: new Date(Date.now() + 600_000).toISOString(), account: signer.address, key: signer.address });
+      return json({
+        token: `t${logins}`,
+        expires_at: new Date(Date.now() + 600_000).toISOString(),
+        account: signer.address,
+        key: signer.address,
+      });
     }
     return json({});
   };
@@ -40,7 +57,12 @@ test('a call that needs it logs in once, by signing the challenge', async () => 
   const { client: market, calls } = await client(() => undefined);
   await market.receipts({ receipts: [] });
   await market.receipts({ receipts: [] });
-  expect(calls.map((call) => call.path)).toEqual(['/v1/auth/challenge', '/v1/auth/login', '/v1/receipts', '/v1/receipts']);
+  expect(calls.map((call) => call.path)).toEqual([
+    '/v1/auth/challenge',
+    '/v1/auth/login',
+    '/v1/receipts',
+    '/v1/receipts',
+  ]);
   expect(calls[3]?.headers['authorization']).toBe('Bearer t1');
 });
 
@@ -53,12 +75,16 @@ test('a token that is refused is renewed once', async () => {
   expect(calls.filter((call) => call.path === '/v1/auth/login')).toHaveLength(2);
   expect(calls.at(-1)?.headers['authorization']).toBe('Bearer t2');
 
-  const { client: banned } = await client((call) => (call.path === '/v1/receipts' ? problem(401, 'unauthenticated') : undefined));
+  const { client: banned } = await client((call) =>
+    call.path === '/v1/receipts' ? problem(401, 'unauthenticated') : undefined,
+  );
   await expect(banned.receipts({ receipts: [] })).rejects.toThrow(ProblemError);
 });
 
 test('a problem carries its code and fix', async () => {
-  const { client: market } = await client((call) => (call.path === '/v1/jobs' ? problem(402, 'balance_too_low') : undefined));
+  const { client: market } = await client((call) =>
+    call.path === '/v1/jobs' ? problem(402, 'balance_too_low') : undefined,
+  );
   const error = await market.submit({} as never).catch((e: unknown) => e);
   expect(error).toBeInstanceOf(ProblemError);
   expect((error as ProblemError).code).toBe('balance_too_low');
@@ -80,7 +106,9 @@ test('what is safe to repeat is repeated, a lease request is not', async () => {
 
 test('a blob with other bytes than its name says is refused', async () => {
   const wanted = await blobId(new Uint8Array([1, 2, 3]));
-  const { client: market } = await client((call) => (call.path.startsWith('/v1/blobs') ? new Response(new Uint8Array([1, 2, 4])) : undefined));
+  const { client: market } = await client((call) =>
+    call.path.startsWith('/v1/blobs') ? new Response(new Uint8Array([1, 2, 4])) : undefined,
+  );
   await expect(market.blob(wanted)).rejects.toThrow(BlobMismatchError);
 });
 

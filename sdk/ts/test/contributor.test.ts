@@ -9,7 +9,7 @@ import { GpuError } from '../src/gpu/index.js';
 import { blobId } from '../src/hash.js';
 import { keyBytes, signatureBytes, webCryptoSigner } from '../src/keys.js';
 import { verifyStrict } from '../src/verify.js';
-import { type ComputeDevice, Contributor, type ContributorState } from '../src/worker/index.js';
+import { type ComputeDevice, Contributor, type ContributorState, type Farewell } from '../src/worker/index.js';
 
 const manifest: Manifest = {
   version: 1,
@@ -35,6 +35,7 @@ class FakeMarket {
   /** Answers instead of the ordinary one. */
   override: ((path: string, body: any) => Response | undefined) | undefined;
   #polls: (() => void)[] = [];
+  #address = '';
 
   async addLease(units: number, first = 0): Promise<Lease> {
     const put = async (bytes: Uint8Array<ArrayBuffer>) => {
@@ -69,15 +70,23 @@ class FakeMarket {
       const hash = path.slice('/v1/blobs/'.length);
       if (init.method === 'PUT') this.blobs.set(hash, body.slice());
       const bytes = this.blobs.get(hash);
-      return bytes ? new Response(bytes) : json({ status: 404, code: 'not_found', detail: 'no such blob', fix: '' }, 404);
+      return bytes
+        ? new Response(bytes)
+        : json({ status: 404, code: 'not_found', detail: 'no such blob', fix: '' }, 404);
     }
     switch (path) {
       case '/v1/market':
         return json({ market: (await signer()).address, heartbeat_ms_max: 150 });
       case '/v1/auth/challenge':
+        this.#address = body.address;
         return json({ nonce: 'n', message: 'sign me', expires_at: '' });
       case '/v1/auth/login':
-        return json({ token: 't', expires_at: new Date(Date.now() + 600_000).toISOString(), account: '', key: '' });
+        return json({
+          token: 't',
+          expires_at: new Date(Date.now() + 600_000).toISOString(),
+          account: this.#address,
+          key: this.#address,
+        });
       case '/v1/workers':
         return json({ reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
       case '/v1/leases': {
@@ -91,9 +100,12 @@ class FakeMarket {
       }
       case '/v1/receipts':
         this.receipts.push(...body.receipts);
-        return json({ results: body.receipts.map((r: SignedReceipt) => ({ status: 'accepted', lease: r.receipt.lease, paid: '7' })) });
+        return json({
+          results: body.receipts.map((r: SignedReceipt) => ({ status: 'accepted', lease: r.receipt.lease, paid: '7' })),
+        });
     }
-    if (path.endsWith('/heartbeat')) return json({ lost: [], reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
+    if (path.endsWith('/heartbeat'))
+      return json({ lost: [], reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
     if (path.startsWith('/v1/accounts/')) return json({ earned: String(7 * this.receipts.length) });
     if (path.startsWith('/v1/jobs/')) return json({ name: 'counting' });
     return json({});
@@ -132,6 +144,7 @@ afterEach(async () => {
 async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeDevice>) {
   const key = await signer();
   const client = new Client({ market: market.address, signer: key, fetch: market.fetch as typeof fetch });
+  const farewells: (Farewell | undefined)[] = [];
   let waiting: { met: (state: ContributorState) => boolean; resolve: () => void }[] = [];
   const contributor = new Contributor({
     client,
@@ -139,6 +152,7 @@ async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeD
     blob: (hash) => client.blob(hash),
     instance: 'tab-1',
     version: 'test/1',
+    onFarewell: (farewell) => farewells.push(farewell),
     onState: (state) => {
       waiting = waiting.filter(({ met, resolve }) => !met(state) || resolve());
     },
@@ -146,10 +160,11 @@ async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeD
   running.push(contributor);
   const until = (met: (state: ContributorState) => boolean) =>
     met(contributor.state) ? Promise.resolve() : new Promise<void>((resolve) => waiting.push({ met, resolve }));
-  return { contributor, until, key };
+  return { contributor, until, key, farewells };
 }
 
-const paid = (count: number) => (state: ContributorState) => state.log.filter((entry) => entry.kind === 'paid').length >= count;
+const paid = (count: number) => (state: ContributorState) =>
+  state.log.filter((entry) => entry.kind === 'paid').length >= count;
 
 test('packages are computed, uploaded and committed to with a valid signature', async () => {
   const market = new FakeMarket();
@@ -160,7 +175,14 @@ test('packages are computed, uploaded and committed to with a valid signature', 
   await until((state) => paid(2)(state) && state.earnedNow === '14');
 
   const [signed, second] = market.receipts;
-  expect(signed?.receipt).toMatchObject({ lease: first.id, generation: 3, job: 'job-1', units: 3, adapter: 'adder', device_us: '15' });
+  expect(signed?.receipt).toMatchObject({
+    lease: first.id,
+    generation: 3,
+    job: 'job-1',
+    units: 3,
+    adapter: 'adder',
+    device_us: '15',
+  });
   expect(signed?.units.map((unit) => unit.unit)).toEqual(['0', '1', '2']);
   const leaves = signed?.units.map((unit) => ({ job: 'job-1', ...unit })) ?? [];
   expect(signed?.receipt.package_root).toBe(packageRoot(leaves));
@@ -177,7 +199,8 @@ test('every output is there before the receipt that names it', async () => {
   await market.addLease(4);
   market.override = (path, body) => {
     if (path !== '/v1/receipts') return undefined;
-    for (const unit of body.receipts[0].units) for (const output of unit.outputs) expect(market.blobs.has(output.blob)).toBe(true);
+    for (const unit of body.receipts[0].units)
+      for (const output of unit.outputs) expect(market.blobs.has(output.blob)).toBe(true);
     return undefined;
   };
   const { contributor, until } = await contribute(market, async () => adder());
@@ -277,6 +300,18 @@ test('a receipt waits for a market that is away', async () => {
   contributor.start();
   await until(paid(1));
   expect(market.receipts).toHaveLength(1);
+});
+
+test('a page that closes can send the farewell itself', async () => {
+  const market = new FakeMarket();
+  await market.addLease(1);
+  const { contributor, until, key, farewells } = await contribute(market, async () => adder());
+  contributor.start();
+  await until(paid(1));
+  expect(farewells.at(-1)).toMatchObject({ url: `${market.address}/v1/workers/${key.address}/leave`, token: 't' });
+  expect(JSON.parse(farewells.at(-1)?.body ?? '')).toEqual({ instance: 'tab-1', drain: false });
+  await contributor.stop();
+  expect(farewells.at(-1)).toBeUndefined();
 });
 
 test('no GPU is touched before Start, and a missing one is told', async () => {

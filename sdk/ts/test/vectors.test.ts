@@ -10,7 +10,15 @@ import { Expression, ExpressionError } from '../src/expression.js';
 import { digest, fromHex, toHex } from '../src/hash.js';
 import { idNumber, idText, parseUnitId } from '../src/ids.js';
 import { keyBytes, keyText, signatureBytes, webCryptoSigner } from '../src/keys.js';
-import { type BufferSource, ManifestError, bufferSource, lengthBytes, manifestHash, manifestText, parseManifest } from '../src/manifest.js';
+import {
+  type BufferSource,
+  ManifestError,
+  bufferSource,
+  lengthBytes,
+  manifestHash,
+  manifestText,
+  parseManifest,
+} from '../src/manifest.js';
 import { verifyStrict } from '../src/verify.js';
 import * as merkle from '../src/merkle.js';
 import { unitInput } from '../src/split.js';
@@ -97,7 +105,10 @@ test('unit leaves and package roots', () => {
 });
 
 test('receipts have the same bytes, digest and signature', async () => {
-  for (const { receipt, signed_bytes, digest: wanted, seed, signature } of vectors.receipts as (Record<string, string> & {
+  for (const { receipt, signed_bytes, digest: wanted, seed, signature } of vectors.receipts as (Record<
+    string,
+    string
+  > & {
     receipt: Receipt;
   })[]) {
     const signed = receiptBytes(receipt);
@@ -118,7 +129,11 @@ test('verification is as strict as in Rust', () => {
 
 test('inputs are cut into units and padded with zeros', () => {
   const blob = fromHex(vectors.splits.blob);
-  for (const { split, unit, bytes: wanted } of vectors.splits.cases as { split: InputSplit; unit: string; bytes: string }[]) {
+  for (const { split, unit, bytes: wanted } of vectors.splits.cases as {
+    split: InputSplit;
+    unit: string;
+    bytes: string;
+  }[]) {
     expect(toHex(unitInput(split, parseU64(unit), blob)), JSON.stringify(split)).toBe(wanted);
   }
 });
@@ -148,11 +163,15 @@ describe('plans', () => {
         expect(lengthBytes(planned)).toBe(length_bytes);
         expect(sourceOf(bufferSource(planned, buffer))).toEqual(source);
       }
-      for (const [kernel, variants] of Object.entries<{ overrides: Record<string, number>; dispatch_of_pass: object }[]>(variants_of_kernel)) {
+      for (const [kernel, variants] of Object.entries<
+        { overrides: Record<string, number>; dispatch_of_pass: object }[]
+      >(variants_of_kernel)) {
         for (const { overrides, dispatch_of_pass } of variants) {
           for (const [pass, workgroups] of Object.entries(dispatch_of_pass)) {
             const planned = parsed.program.passes[Number(pass)];
-            const sizes = [0, 1, 2].map((axis) => Expression.parse(String(planned?.dispatch[axis] ?? 1)).value(overrides));
+            const sizes = [0, 1, 2].map((axis) =>
+              Expression.parse(String(planned?.dispatch[axis] ?? 1)).value(overrides),
+            );
             expect(sizes, `${kernel} with ${JSON.stringify(overrides)}`).toEqual(workgroups);
           }
         }
@@ -197,6 +216,8 @@ async function seededSigner(seed: Uint8Array<ArrayBuffer>) {
   const pkcs8 = new Uint8Array([...fromHex('302e020100300506032b657004220420'), ...seed]);
   const privateKey = await crypto.subtle.importKey('pkcs8', pkcs8, 'Ed25519', true, ['sign']);
   const { x = '' } = await crypto.subtle.exportKey('jwk', privateKey);
-  const publicKey = await crypto.subtle.importKey('jwk', { kty: 'OKP', crv: 'Ed25519', x }, 'Ed25519', true, ['verify']);
+  const publicKey = await crypto.subtle.importKey('jwk', { kty: 'OKP', crv: 'Ed25519', x }, 'Ed25519', true, [
+    'verify',
+  ]);
   return webCryptoSigner({ privateKey, publicKey });
 }

@@ -57,7 +57,13 @@ function Panel({ state }: { state: ContributorState }) {
       <div class="dial">
         <svg viewBox="0 0 200 200" aria-hidden="true">
           <circle class="dial-track" cx="100" cy="100" r="88" />
-          <circle class={turning ? 'dial-share turning' : 'dial-share'} cx="100" cy="100" r="88" stroke-dasharray={`${share * turn} ${turn}`} />
+          <circle
+            class={turning ? 'dial-share turning' : 'dial-share'}
+            cx="100"
+            cy="100"
+            r="88"
+            stroke-dasharray={`${share * turn} ${turn}`}
+          />
           <g class="dial-ticks">
             {Array.from({ length: 60 }, (_, i) => (
               <line x1="100" y1="26" x2="100" y2={i % 5 === 0 ? 33 : 29} transform={`rotate(${i * 6} 100 100)`} />
@@ -86,7 +92,11 @@ function Panel({ state }: { state: ContributorState }) {
         <p>{sentence(state.reason.text)}</p>
       </div>
       <div class="buttons">
-        <button type="button" onClick={() => contribution.pause()} disabled={!['starting', 'waiting', 'working'].includes(phase)}>
+        <button
+          type="button"
+          onClick={() => contribution.pause()}
+          disabled={!['starting', 'waiting', 'working'].includes(phase)}
+        >
           Pause
         </button>
         <button type="button" onClick={() => contribution.stop()} disabled={phase === 'stopped' || phase === 'pausing'}>
@@ -94,7 +104,11 @@ function Panel({ state }: { state: ContributorState }) {
         </button>
       </div>
       <p class="quiet small center">
-        {state.adapter ? <span class="adapter">{state.adapter}</span> : 'Your GPU is not touched before you press Start.'}
+        {state.adapter ? (
+          <span class="adapter">{state.adapter}</span>
+        ) : (
+          'Your GPU is not touched before you press Start.'
+        )}
       </p>
     </section>
   );
@@ -175,18 +189,30 @@ function Wallet() {
         </button>
       </p>
       <p class="quiet small">
-        Its key was made in this browser and cannot leave it, so it cannot be exported or stolen by a page. It lives with this site’s
-        data: clearing that loses the key. No funded wallet is needed to earn.
+        Its key was made in this browser and cannot leave it, so it cannot be exported or stolen by a page. It lives
+        with this site’s data: clearing that loses the key. No funded wallet is needed to earn.
       </p>
     </section>
   );
 }
 
 const LACKS: Record<Lack, [string, string]> = {
-  secure: ['This page was not opened securely', 'Browsers give WebGPU and keys only to pages on https:// or on localhost. Open the market by its https address.'],
-  webgpu: ['This browser has no WebGPU', 'WebGPU is how a page computes on your graphics card. It is missing or switched off here.'],
-  ed25519: ['This browser cannot make Ed25519 keys', 'Your work is signed and paid to a key of that kind, which stays in the browser.'],
-  storage: ['This browser keeps no data for this page', 'The key that is paid lives in the browser’s storage, which private windows and some settings forbid.'],
+  secure: [
+    'This page was not opened securely',
+    'Browsers give WebGPU and keys only to pages on https:// or on localhost. Open the market by its https address.',
+  ],
+  webgpu: [
+    'This browser has no WebGPU',
+    'WebGPU is how a page computes on your graphics card. It is missing or switched off here.',
+  ],
+  ed25519: [
+    'This browser cannot make Ed25519 keys',
+    'Your work is signed and paid to a key of that kind, which stays in the browser.',
+  ],
+  storage: [
+    'This browser keeps no data for this page',
+    'The key that is paid lives in the browser’s storage, which private windows and some settings forbid.',
+  ],
 };
 
 /** What is missing, what works instead. */
@@ -210,8 +236,9 @@ function NoAdapter() {
     <section class="unable" role="alert">
       <h2>Your browser offers no GPU</h2>
       <p>
-        WebGPU is there, but no graphics adapter. Check that hardware acceleration is on in the browser’s settings and that the graphics
-        driver is up to date. On Linux, Chrome needs <code>chrome://flags/#enable-unsafe-webgpu</code> on many machines.
+        WebGPU is there, but no graphics adapter. Check that hardware acceleration is on in the browser’s settings and
+        that the graphics driver is up to date. On Linux, Chrome needs <code>chrome://flags/#enable-unsafe-webgpu</code>{' '}
+        on many machines.
       </p>
       <Alternatives />
     </section>
@@ -245,9 +272,7 @@ function Alternatives() {
         </tbody>
       </table>
       <h2>Or without a browser</h2>
-      <p>
-        The native worker runs on any machine with Vulkan, Metal or DirectX 12, and uses all of its GPU:
-      </p>
+      <p>The native worker runs on any machine with Vulkan, Metal or DirectX 12, and uses all of its GPU:</p>
       <pre>
         <code>plexus worker --market {location.origin}</code>
       </pre>

@@ -76,7 +76,8 @@ export function JobPage({ id }: { id: string }) {
                     <tr key={worker.worker}>
                       <td class="who">
                         <i class={`swatch worker-${i % 6}`} />
-                        {known && <KindIcon kind={known.kind} />} {known?.device.adapter ?? ''} <Key of={worker.worker} />
+                        {known && <KindIcon kind={known.kind} />} {known?.device.adapter ?? ''}{' '}
+                        <Key of={worker.worker} />
                       </td>
                       <td class="number">{count(worker.units)}</td>
                       <td class="number">{count(worker.checked)}</td>
@@ -180,10 +181,8 @@ function UnitMap({ job }: { job: Job }) {
         ))}
       </div>
       <p class="quiet small">
-        {total > UNITS_MAX
-          ? `The first ${count(UNITS_MAX)} of ${count(total)} units. `
-          : ''}
-        A ring marks units that somebody else re-executed.
+        {total > UNITS_MAX ? `The first ${count(UNITS_MAX)} of ${count(total)} units. ` : ''}A ring marks units that
+        somebody else re-executed.
       </p>
     </section>
   );

@@ -17,14 +17,16 @@ export function Network() {
     <div class="network">
       <section class="summary" aria-label="Summary">
         <h1>
-          <em>{count(present.length)}</em> {present.length === 1 ? 'worker' : 'workers'}, <em>{count(busy)}</em> computing.{' '}
-          <em>{count(open)}</em> {open === 1 ? 'job' : 'jobs'} open.
+          <em>{count(present.length)}</em> {present.length === 1 ? 'worker' : 'workers'}, <em>{count(busy)}</em>{' '}
+          computing. <em>{count(open)}</em> {open === 1 ? 'job' : 'jobs'} open.
         </h1>
         {ledger && <Money ledger={ledger} />}
       </section>
       <section class="jobs" aria-labelledby="jobs-title">
         <h2 id="jobs-title">Jobs</h2>
-        {jobs.length === 0 && <Nothing loaded={loaded} text="No job yet. Submit one:" command="plexus submit examples/digits/job.toml" />}
+        {jobs.length === 0 && (
+          <Nothing loaded={loaded} text="No job yet. Submit one:" command="plexus submit examples/digits/job.toml" />
+        )}
         {jobs.map((job) => (
           <JobCard key={job.id} job={job} />
         ))}
@@ -193,7 +195,10 @@ function Payments({ payments, workers }: { payments: Payment[]; workers: Worker[
         const toSomebody = payment.account && payment.kind !== 'burn' && payment.kind !== 'treasury';
         const kind = toSomebody && payment.worker ? kinds.get(payment.worker) : undefined;
         return (
-          <li key={`${payment.seq}/${payment.kind}/${payment.account ?? ''}/${payment.package ?? ''}`} class={payment.kind}>
+          <li
+            key={`${payment.seq}/${payment.kind}/${payment.account ?? ''}/${payment.package ?? ''}`}
+            class={payment.kind}
+          >
             <time dateTime={payment.at}>{clock(payment.at)}</time>
             <span class="what">
               {PAYMENT_WORDS[payment.kind]} {kind && <KindIcon kind={kind} />}

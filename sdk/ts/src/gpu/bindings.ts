@@ -22,7 +22,9 @@ export function readDeclarations(wgsl: string, entry: string): Declarations {
   const bindings = new Map<number, Access>();
   const variables = variableDeclarations(text);
   // Two variables may share a number when no entry point uses both, so one that the entry point uses goes first.
-  for (const { name, binding, access } of variables.sort((a, b) => Number(used.has(b.name)) - Number(used.has(a.name)))) {
+  for (const { name, binding, access } of variables.sort(
+    (a, b) => Number(used.has(b.name)) - Number(used.has(a.name)),
+  )) {
     const taken = bindings.get(binding);
     if (taken === undefined) bindings.set(binding, access);
     else if (taken !== access && used.has(name)) {
@@ -43,7 +45,8 @@ function variableDeclarations(text: string): { name: string; binding: number; ac
   for (const [, attributes = '', space, access, name = ''] of text.matchAll(pattern)) {
     if (Number(/@group\s*\(\s*(\d+)/.exec(attributes)?.[1]) !== 0) continue;
     const binding = Number(/@binding\s*\(\s*(\d+)/.exec(attributes)?.[1]);
-    const how: Access = space === 'uniform' ? 'uniform' : access === 'read_write' || access === 'write' ? 'read_write' : 'read';
+    const how: Access =
+      space === 'uniform' ? 'uniform' : access === 'read_write' || access === 'write' ? 'read_write' : 'read';
     found.push({ name, binding, access: how });
   }
   return found;

@@ -233,7 +233,10 @@ export function factsOf(adapter: GPUAdapter): DeviceFacts {
 async function answered<T>(pending: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new GpuError('unavailable', 'the browser does not answer for its GPU')), OPEN_MS_MAX);
+    timer = setTimeout(
+      () => reject(new GpuError('unavailable', 'the browser does not answer for its GPU')),
+      OPEN_MS_MAX,
+    );
   });
   try {
     return await Promise.race([pending, late]);

@@ -121,7 +121,11 @@ export class Program {
   }
 
   /** Prepares `manifest`. `blob` brings the bytes of kernels and shared buffers. */
-  static async create(device: Device, manifest: Manifest, blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>): Promise<Program> {
+  static async create(
+    device: Device,
+    manifest: Manifest,
+    blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>,
+  ): Promise<Program> {
     const { program } = manifest;
     const buffers = new Map<string, PlannedBuffer>();
     for (const [name, buffer] of Object.entries(program.buffers)) {
@@ -266,7 +270,8 @@ export class Program {
         tuner.reject(value);
         value = tuner.best;
       }
-      if (value === undefined) throw new GpuError('program', `the device takes no workgroup size of kernel ${kernel.name}`);
+      if (value === undefined)
+        throw new GpuError('program', `the device takes no workgroup size of kernel ${kernel.name}`);
       varied ||= value === tuner.next;
       choice.set(kernel, value);
     }
@@ -278,7 +283,8 @@ export class Program {
     const choice: Choice = new Map();
     for (const kernel of this.#kernels()) {
       const value = kernel.tuner ? kernel.tuner.best : 0;
-      if (value === undefined) throw new GpuError('program', `the device takes no workgroup size of kernel ${kernel.name}`);
+      if (value === undefined)
+        throw new GpuError('program', `the device takes no workgroup size of kernel ${kernel.name}`);
       choice.set(kernel, value);
     }
     await Promise.all([...choice].map(([kernel, value]) => this.#pipeline(kernel, value)));
@@ -293,7 +299,8 @@ export class Program {
     const max = this.#device.gpu.limits.maxComputeWorkgroupsPerDimension;
     try {
       for (const pass of this.#passes) {
-        if (pass.kernel === kernel && workgroups(pass, overridesOf(kernel, value)).some((count) => count > max)) return false;
+        if (pass.kernel === kernel && workgroups(pass, overridesOf(kernel, value)).some((count) => count > max))
+          return false;
       }
       await this.#pipeline(kernel, value);
       return true;
@@ -318,7 +325,11 @@ export class Program {
     const compute = { module: kernel.module, entryPoint: kernel.kernel.entry, constants };
     try {
       const made = this.#device.gpu.createComputePipelineAsync({ label: kernel.name, layout: kernel.layout, compute });
-      return await this.#device.orLost(made, COMPILE_MS_MAX, () => new GpuError('program', `kernel ${kernel.name} takes too long to compile`));
+      return await this.#device.orLost(
+        made,
+        COMPILE_MS_MAX,
+        () => new GpuError('program', `kernel ${kernel.name} takes too long to compile`),
+      );
     } catch (cause) {
       if (cause instanceof GpuError) throw cause;
       this.#device.check();
@@ -337,12 +348,14 @@ export class Program {
     const cold = [...choice].some(([kernel, value]) => !kernel.warm.has(value));
 
     const missing = this.inputLengths.findIndex((length, i) => inputs[i]?.length !== length);
-    if (missing >= 0) throw new GpuError('program', `input ${missing} of the unit has ${inputs[missing]?.length ?? 'no'} bytes`);
+    if (missing >= 0)
+      throw new GpuError('program', `input ${missing} of the unit has ${inputs[missing]?.length ?? 'no'} bytes`);
     this.#device.check();
     const scopes = this.#device.scopes();
     for (const [name, buffer] of set.own) {
       const { source } = this.#buffers.get(name) as PlannedBuffer;
-      if (source.kind === 'input') gpu.queue.writeBuffer(buffer, 0, paddedTo4(inputs[source.index] as Uint8Array<ArrayBuffer>));
+      if (source.kind === 'input')
+        gpu.queue.writeBuffer(buffer, 0, paddedTo4(inputs[source.index] as Uint8Array<ArrayBuffer>));
     }
     gpu.queue.submit([this.#encode(set, choice, pipelines)]);
     const caught = scopes();
@@ -367,7 +380,11 @@ export class Program {
   }
 
   /** Waits for the read-back; destroys the device when the unit outlives its limit. */
-  async #readBack(mapped: Promise<undefined | void>, limitMs: number, caught: Promise<GpuError | undefined>): Promise<void> {
+  async #readBack(
+    mapped: Promise<undefined | void>,
+    limitMs: number,
+    caught: Promise<GpuError | undefined>,
+  ): Promise<void> {
     const late = () => {
       const error = new GpuError('timed_out', `a unit ran longer than ${this.#manifest.limits.time_ms_max} ms`);
       this.#device.destroy(error);
@@ -463,17 +480,27 @@ export class Program {
       const entries = bind.map((buffer, binding) => {
         const resource = (own.get(buffer.name) ?? this.#shared.get(buffer.name)) as GPUBuffer;
         // The shader's arrayLength is that of the binding: the buffer's own size, not the one it was rounded up to.
-        const size = kernel.declarations.bindings.get(binding) === 'uniform' ? allocationBytes(buffer) : buffer.sizeBytes;
+        const size =
+          kernel.declarations.bindings.get(binding) === 'uniform' ? allocationBytes(buffer) : buffer.sizeBytes;
         return { binding, resource: { buffer: resource, size } };
       });
       return gpu.createBindGroup({ layout: kernel.bindLayout, entries });
     });
-    const staging = gpu.createBuffer({ size: this.#stagingBytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const staging = gpu.createBuffer({
+      size: this.#stagingBytes,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
     return { own, groups, staging };
   }
 }
 
-async function planKernel(device: Device, name: string, kernel: Kernel, wgsl: string, bindings: number): Promise<PlannedKernel> {
+async function planKernel(
+  device: Device,
+  name: string,
+  kernel: Kernel,
+  wgsl: string,
+  bindings: number,
+): Promise<PlannedKernel> {
   const declarations = readDeclarations(wgsl, kernel.entry);
   const fixed: Record<string, number> = {};
   const auto: string[] = [];
@@ -494,10 +521,27 @@ async function planKernel(device: Device, name: string, kernel: Kernel, wgsl: st
   const layout = gpu.createPipelineLayout({ bindGroupLayouts: [bindLayout] });
   const [error, info] = await Promise.all([gpu.popErrorScope(), module.getCompilationInfo()]);
   const message = info.messages.find((found) => found.type === 'error');
-  if (message) throw new GpuError('program', `kernel ${name} line ${message.lineNum} column ${message.linePos}: ${message.message}`);
+  if (message)
+    throw new GpuError(
+      'program',
+      `kernel ${name} line ${message.lineNum} column ${message.linePos}: ${message.message}`,
+    );
   if (error) throw new GpuError('program', `kernel ${name}: ${error.message}`);
-  const tuner = auto.length > 0 ? device.tuner(JSON.stringify([kernel.blob, kernel.entry, kernel.overrides])) : undefined;
-  return { name, kernel, module, declarations, layout, bindLayout, fixed, auto, tuner, pipelines: new Map(), warm: new Set() };
+  const tuner =
+    auto.length > 0 ? device.tuner(JSON.stringify([kernel.blob, kernel.entry, kernel.overrides])) : undefined;
+  return {
+    name,
+    kernel,
+    module,
+    declarations,
+    layout,
+    bindLayout,
+    fixed,
+    auto,
+    tuner,
+    pipelines: new Map(),
+    warm: new Set(),
+  };
 }
 
 function bindingType(access: Access): GPUBufferBindingType {

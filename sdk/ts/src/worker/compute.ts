@@ -13,7 +13,11 @@ export interface ComputeDevice {
   /** Resolves when the device is gone. */
   readonly lost: Promise<Error>;
   /** The program of a manifest, prepared once and kept while it is used. */
-  program(manifest: Manifest, hash: Hash, blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>): Promise<ComputeProgram>;
+  program(
+    manifest: Manifest,
+    hash: Hash,
+    blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>,
+  ): Promise<ComputeProgram>;
   destroy(): void;
 }
 

@@ -4,7 +4,16 @@
 // while the last units of the current one compute, and receipts are sent while the next package runs, so that the device waits
 // for the network as little as possible. It decides nothing about money or trust, and it knows WebGPU only as `ComputeDevice`.
 
-import type { Lease, Manifest, MarketInfo, OutputCommitment, Reason, Receipt, ReleaseCause } from '../api.js';
+import type {
+  Lease,
+  LeaveRequest,
+  Manifest,
+  MarketInfo,
+  OutputCommitment,
+  Reason,
+  Receipt,
+  ReleaseCause,
+} from '../api.js';
 import { parseAmount, toTokens } from '../amount.js';
 import { commitmentTo, packageRoot, parseU64, receiptBytes } from '../bytes.js';
 import { BlobMismatchError, type Client, ProblemError, UnreachableError } from '../client.js';
@@ -14,7 +23,7 @@ import type { Hash } from '../hash.js';
 import { ManifestError, parseManifest } from '../manifest.js';
 import { unitInput } from '../split.js';
 import type { ComputeDevice, ComputeProgram } from './compute.js';
-import { type ContributorState, type LogEntry, STOPPED } from './state.js';
+import { type ContributorState, type Farewell, type LogEntry, STOPPED } from './state.js';
 
 export interface ContributorOptions {
   client: Client;
@@ -27,6 +36,8 @@ export interface ContributorOptions {
   /** Such as `plexus-web/0.1.0`. */
   version: string;
   onState: (state: ContributorState) => void;
+  /** Told whenever the request changes that would end this worker at once. */
+  onFarewell?: (farewell: Farewell | undefined) => void;
 }
 
 /** How long one long poll waits, in milliseconds. */
@@ -127,7 +138,7 @@ export class Contributor {
   }
 
   async #main(end: AbortSignal): Promise<void> {
-    for (let failures = 0; !end.aborted; ) {
+    for (let failures = 0; !end.aborted;) {
       const before = this.#state.units;
       try {
         await this.#contribute(end);
@@ -162,6 +173,7 @@ export class Contributor {
     const { instance, version } = this.#options;
     const worker = await this.#client.announce({ instance, device: device.facts, version });
     this.#update({ phase: 'waiting', reason: worker.reason });
+    await this.#sayFarewell();
     const [workEnd, beatEnd] = [new AbortController(), new AbortController()];
     const beats = this.#heartbeats(beatEnd.signal);
     const work = this.#work(device, AbortSignal.any([end, workEnd.signal]));
@@ -194,6 +206,7 @@ export class Contributor {
         }
         if (this.#state.phase === 'waiting') this.#update({ reason: answer.reason });
         await this.#refreshEarnings();
+        await this.#sayFarewell();
       } catch (error) {
         // The market may be restarting; leases outlive a few missed heartbeats.
         if (!(error instanceof UnreachableError)) throw error;
@@ -246,7 +259,10 @@ export class Contributor {
   async #take(device: ComputeDevice, end: AbortSignal): Promise<Package | undefined> {
     let lease: Lease | undefined;
     try {
-      const answer = await this.#client.lease({ instance: this.#options.instance, packages_max: 1, wait_ms: POLL_MS }, end);
+      const answer = await this.#client.lease(
+        { instance: this.#options.instance, packages_max: 1, wait_ms: POLL_MS },
+        end,
+      );
       if (answer.reason && this.#state.phase === 'waiting') this.#update({ reason: answer.reason });
       [lease] = answer.leases;
     } catch (error) {
@@ -274,7 +290,13 @@ export class Contributor {
     const { lease, program, inputs } = taken;
     const units = unitsOf(lease);
     const held = this.#held.get(lease.id);
-    const current = { lease: lease.id, job: lease.job, name: this.#names.get(lease.job), unitsDone: 0, units: units.length };
+    const current = {
+      lease: lease.id,
+      job: lease.job,
+      name: this.#names.get(lease.job),
+      unitsDone: 0,
+      units: units.length,
+    };
     this.#update({ phase: end.aborted ? 'pausing' : 'working', current, reason: workingOn(lease, current.name) });
     const startedAtMs = Date.now();
     const uploads = new Uploads((hash, bytes) => this.#patiently(held, end, () => this.#client.putBlob(hash, bytes)));
@@ -335,11 +357,14 @@ export class Contributor {
       };
       const signature = await signer.sign(receiptBytes(receipt));
       const receipts = [{ receipt, signature, units }];
-      const { results } = await this.#patiently(this.#held.get(lease.id), end, () => this.#client.receipts({ receipts }));
+      const { results } = await this.#patiently(this.#held.get(lease.id), end, () =>
+        this.#client.receipts({ receipts }),
+      );
       const [result] = results;
       const what = `${lease.job}, ${units.length} ${units.length === 1 ? 'unit' : 'units'}`;
       if (result?.status === 'accepted') this.#log('paid', `${what}: paid ${toTokens(parseAmount(result.paid))}`);
-      else if (result?.status === 'checking') this.#log('checking', `${what}: somebody else checks it before it is paid`);
+      else if (result?.status === 'checking')
+        this.#log('checking', `${what}: somebody else checks it before it is paid`);
       else if (result) this.#log('problem', `${what}: refused, ${result.problem.detail}`);
       this.#held.delete(lease.id);
       await this.#refreshEarnings();
@@ -355,7 +380,8 @@ export class Contributor {
       try {
         return await call();
       } catch (error) {
-        const away = error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
+        const away =
+          error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
         if (!away || end.aborted || held?.lost || performance.now() > until) throw error;
         await pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)] ?? 0, end);
       }
@@ -397,10 +423,22 @@ export class Contributor {
     }
   }
 
+  /** Renewed with the token. */
+  async #sayFarewell(): Promise<void> {
+    const { token, key } = await this.#client.session();
+    const url = `${this.#client.market}/v1/workers/${key}/leave`;
+    this.#options.onFarewell?.({ url, token, body: JSON.stringify(this.#farewellBody) });
+  }
+
+  get #farewellBody(): LeaveRequest {
+    return { instance: this.#options.instance, drain: false };
+  }
+
   async #leave(): Promise<void> {
     this.#held.clear();
+    this.#options.onFarewell?.(undefined);
     try {
-      await this.#client.leave({ instance: this.#options.instance, drain: false });
+      await this.#client.leave(this.#farewellBody);
     } catch (error) {
       // The market notices the silence.
       if (!(error instanceof ProblemError || error instanceof UnreachableError)) throw error;
@@ -449,7 +487,13 @@ export class Contributor {
   }
 
   #log(kind: LogEntry['kind'], text: string, deviceUs?: number): void {
-    const entry: LogEntry = { number: ++this.#logNumber, at: Date.now(), kind, text, ...(deviceUs !== undefined && { deviceUs }) };
+    const entry: LogEntry = {
+      number: ++this.#logNumber,
+      at: Date.now(),
+      kind,
+      text,
+      ...(deviceUs !== undefined && { deviceUs }),
+    };
     this.#update({ log: [entry, ...this.#state.log].slice(0, LOG_LENGTH) });
   }
 
@@ -521,7 +565,8 @@ function causeOf(error: unknown): ReleaseCause | undefined {
     if (error.kind === 'timed_out') return 'timed_out';
     return error.kind === 'program' ? 'program_failed' : 'device_failed';
   }
-  if (error instanceof ManifestError || error instanceof ExpressionError || error instanceof SyntaxError) return 'program_failed';
+  if (error instanceof ManifestError || error instanceof ExpressionError || error instanceof SyntaxError)
+    return 'program_failed';
   if (error instanceof RangeError) return 'program_failed';
   if (error instanceof BlobMismatchError) return 'input_failed';
   if (error instanceof ProblemError) return error.problem.status === 404 ? 'input_failed' : undefined;
@@ -547,7 +592,10 @@ function judge(error: unknown): { reason: Reason; final: boolean } {
     const passing = status >= 500 || code === 'worker_key_in_use' || code === 'worker_unknown' || status === 401;
     return { reason: reason(code, text), final: !passing };
   }
-  return { reason: reason('internal', `Something went wrong: ${error instanceof Error ? error.message : String(error)}`), final: true };
+  return {
+    reason: reason('internal', `Something went wrong: ${error instanceof Error ? error.message : String(error)}`),
+    final: true,
+  };
 }
 
 function sentence(text: string): string {

@@ -7,7 +7,7 @@ import { browserKey } from '../keys.js';
 import { BlobCache } from './blobs.js';
 import { openWebGpu } from './compute.js';
 import { Contributor } from './contributor.js';
-import { type Command, type ContributorState, type Report, STOPPED } from './state.js';
+import { type Command, type ContributorState, type Farewell, type Report, STOPPED } from './state.js';
 
 const LOCK = 'plexus-contribute';
 /** State changes within this time go to the page as one message. */
@@ -54,7 +54,9 @@ export function hostContributor(scope: WorkerScope): void {
       const blobs = new BlobCache((hash) => client.blob(hash));
       const { instance, version } = command;
       const blob = blobs.get.bind(blobs);
-      contributor = new Contributor({ client, blob, openDevice: () => openWebGpu(), instance, version, onState: report });
+      const onFarewell = (farewell: Farewell | undefined) => scope.postMessage({ type: 'farewell', farewell });
+      const openDevice = () => openWebGpu();
+      contributor = new Contributor({ client, blob, openDevice, instance, version, onState: report, onFarewell });
     }
     contributor.start();
   };

@@ -67,9 +67,16 @@ export type Command =
   | { type: 'stop' };
 
 /** From the worker to the page. */
-export interface Report {
-  type: 'state';
-  state: ContributorState;
+export type Report = { type: 'state'; state: ContributorState } | { type: 'farewell'; farewell: Farewell | undefined };
+
+/**
+ * The request that ends this worker at once: the page sends it while it is closed, when the worker has no time left to do
+ * so. Only there while the worker is announced.
+ */
+export interface Farewell {
+  url: string;
+  token: string;
+  body: string;
 }
 
 export const STOPPED: ContributorState = {
