@@ -11,32 +11,44 @@ const ROWS_MAX = 8;
 /** More of a CSV than the first rows can take is not read. */
 const TEXT_BYTES_MAX = 64 * 1024;
 
-/** Counts up when the result should be read again: at once, then not more often than `REFRESH_MS`. */
-function useRefresh(job: Job): number {
-  const [version, setVersion] = useState(0);
-  const last = useRef(0);
-  const { accepted } = job.progress;
+/**
+ * What `load` makes of the job's result, read again while units are accepted: one reading at a time, however long it takes, and
+ * not more often than `REFRESH_MS`.
+ */
+function useResult<T>(job: Job, output: number, load: (url: string, signal: AbortSignal) => Promise<T>): T | undefined {
+  const [result, setResult] = useState<T>();
+  const latest = useRef(job);
+  latest.current = job;
   useEffect(() => {
-    const timer = setTimeout(
-      () => {
-        last.current = Date.now();
-        setVersion((v) => v + 1);
-      },
-      Math.max(0, last.current + REFRESH_MS - Date.now()),
-    );
-    return () => clearTimeout(timer);
-  }, [accepted, job.state]);
-  return version;
+    const abort = new AbortController();
+    const follow = async () => {
+      for (let shown = ''; !abort.signal.aborted;) {
+        const { id, state, progress } = latest.current;
+        const version = `${state} ${progress.accepted}`;
+        if (version !== shown && progress.accepted !== '0') {
+          try {
+            setResult(await load(market.resultUrl(id, output, state !== 'done'), abort.signal));
+            shown = version;
+          } catch {
+            // Overloaded or away: the next round asks again.
+          }
+        }
+        if (shown.startsWith('done ')) return;
+        await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+      }
+    };
+    void follow();
+    return () => abort.abort();
+  }, [job.id, output]);
+  return result;
 }
 
 export function Preview({ job, rows = 5 }: { job: Job; rows?: number }) {
   const join = job.joins[0];
   if (!join) return null;
-  const partial = job.state !== 'done';
-  const url = new URL(market.resultUrl(job.id, join.output, partial));
   if (job.progress.accepted === '0') return <Empty join={join} />;
-  if (join.format === 'png') return <Picture job={job} join={join} url={url} />;
-  if (join.format === 'csv') return <Table job={job} url={url} rows={Math.min(rows, ROWS_MAX)} />;
+  if (join.format === 'png') return <Picture job={job} join={join} />;
+  if (join.format === 'csv') return <Table job={job} join={join} rows={Math.min(rows, ROWS_MAX)} />;
   return <p class="preview empty">{join.file}</p>;
 }
 
@@ -49,15 +61,8 @@ function Empty({ join }: { join: JoinSpec }) {
   );
 }
 
-function Picture({ job, join, url }: { job: Job; join: JoinSpec; url: URL }) {
-  const version = useRefresh(job);
-  const [shown, setShown] = useState<string>();
-  useEffect(() => {
-    if (version === 0) return;
-    const abort = new AbortController();
-    picture(url, abort.signal).then(setShown, () => {});
-    return () => abort.abort();
-  }, [version]);
+function Picture({ job, join }: { job: Job; join: JoinSpec }) {
+  const shown = useResult(job, join.output, picture);
   useEffect(() => () => void (shown && URL.revokeObjectURL(shown)), [shown]);
   const { layout } = join;
   const size = layout.kind === 'tiles' ? { width: layout.width, height: layout.height } : {};
@@ -65,16 +70,9 @@ function Picture({ job, join, url }: { job: Job; join: JoinSpec; url: URL }) {
   return <img class="preview picture" src={shown} {...size} alt={`${join.file}, the result of ${job.name} so far`} />;
 }
 
-function Table({ job, url, rows }: { job: Job; url: URL; rows: number }) {
-  const version = useRefresh(job);
-  const [lines, setLines] = useState<string[][]>([]);
-  useEffect(() => {
-    if (version === 0) return;
-    const abort = new AbortController();
-    firstLines(url, rows + 1, abort.signal).then(setLines, () => {});
-    return () => abort.abort();
-  }, [version]);
-  const [head, ...body] = lines;
+function Table({ job, join, rows }: { job: Job; join: JoinSpec; rows: number }) {
+  const lines = useResult(job, join.output, firstLines) ?? [];
+  const [head, ...body] = lines.slice(0, rows + 1);
   if (!head) return <div class="preview empty csv" />;
   return (
     <table class="preview csv">
@@ -99,7 +97,7 @@ function Table({ job, url, rows }: { job: Job; url: URL; rows: number }) {
 }
 
 /** The picture as it is now, decoded before it is shown so that it never flickers. */
-async function picture(url: URL, signal: AbortSignal): Promise<string> {
+async function picture(url: string, signal: AbortSignal): Promise<string> {
   const answer = await fetch(url, { signal, cache: 'no-store' });
   if (!answer.ok) throw new Error(`the result answered ${answer.status}`);
   const address = URL.createObjectURL(await answer.blob());
@@ -116,17 +114,17 @@ async function picture(url: URL, signal: AbortSignal): Promise<string> {
 }
 
 /** The first lines of a CSV, without reading the rest of it. */
-async function firstLines(url: URL, count: number, signal: AbortSignal): Promise<string[][]> {
+async function firstLines(url: string, signal: AbortSignal): Promise<string[][]> {
   const answer = await fetch(url, { signal, cache: 'no-store' });
-  const reader = answer.ok ? answer.body?.pipeThrough(new TextDecoderStream()).getReader() : undefined;
-  if (!reader) return [];
+  const reader = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+  if (!answer.ok || !reader) throw new Error(`the result answered ${answer.status}`);
   let text = '';
   for (;;) {
     const { value, done } = await reader.read();
     text += value ?? '';
-    if (done || text.split('\n').length > count || text.length > TEXT_BYTES_MAX) break;
+    if (done || text.split('\n').length > ROWS_MAX + 2 || text.length > TEXT_BYTES_MAX) break;
   }
   void reader.cancel();
   const lines = text.split(/\r?\n/).filter((line) => line !== '');
-  return lines.slice(0, count).map((line) => line.split(',').slice(0, 8));
+  return lines.slice(0, ROWS_MAX + 1).map((line) => line.split(',').slice(0, 8));
 }
