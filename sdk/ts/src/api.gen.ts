@@ -462,6 +462,8 @@ export interface Needs {
   storage_buffer_bytes_min?: number;
 }
 
+export type Octets = string;
+
 /** What a worker commits to for one output of one unit. */
 export interface OutputCommitment {
   /** The blob with the output's bytes. */
