@@ -487,6 +487,13 @@ impl Core {
             }
             return;
         }
+        // Before anybody is answered: who then asks for a list is to find what they wrote.
+        if !events.is_empty() {
+            let first_seq = self.journal.next_seq() - events.len() as u64;
+            self.status.durable.send_replace(self.journal.next_seq());
+            // The follower is gone only when the market stops.
+            let _ = self.followers.send(Group { first_seq, at_ms: self.now_ms, events });
+        }
         let Some(state) = &self.state else { return };
         for (reply, results) in replies {
             reply(Ok((state, self.now_ms, results)));
@@ -501,12 +508,6 @@ impl Core {
             if parked.reply.send(Ok(answer)).is_err() {
                 lost.extend(leases.into_iter().map(|lease| (worker, lease)));
             }
-        }
-        if !events.is_empty() {
-            let first_seq = self.journal.next_seq() - events.len() as u64;
-            self.status.durable.send_replace(self.journal.next_seq());
-            // The follower is gone only when the market stops.
-            let _ = self.followers.send(Group { first_seq, at_ms: self.now_ms, events });
         }
         if !lost.is_empty() {
             self.give_back(lost);

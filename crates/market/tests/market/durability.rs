@@ -51,7 +51,7 @@ async fn a_lost_read_model_is_made_again() {
         let _ = std::fs::remove_file(folder.path().join(name));
     }
     let market = Market::start(config(folder.path())).await.expect("it starts");
-    let rig = Rig { market, folder, http: reqwest::Client::new() };
+    let rig = Rig { market, folder, http: client::plain_http() };
     assert_eq!(everything(&rig).await, before);
 }
 

@@ -8,6 +8,7 @@ mod blobs;
 mod contract;
 mod durability;
 mod events;
+mod judge;
 mod lists;
 mod rig;
 mod spine;

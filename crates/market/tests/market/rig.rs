@@ -53,7 +53,7 @@ impl Rig {
         let mut config = config(folder.path());
         change(&mut config);
         let market = Market::start(config).await.expect("the market starts");
-        Self { market, folder, http: reqwest::Client::new() }
+        Self { market, folder, http: client::plain_http() }
     }
 
     pub async fn restart(self) -> Self {

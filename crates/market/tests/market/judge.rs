@@ -1,0 +1,67 @@
+//! Outputs that differ within a declared tolerance agree; others are rejected and run again.
+
+use api::{Job, JobRequest, JobState, UnitState};
+use protocol::SecretKey;
+use serde_json::json;
+
+use crate::rig::{Person, Rig, until};
+
+const HALVE: &str = "
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(4) fn main(@builtin(global_invocation_id) id: vec3u) { y[id.x] = 0.5 * x[id.x]; }
+";
+
+async fn halving(client: &Person) -> JobRequest {
+    let mut request = client.doubling(1).await;
+    let kernel = client.upload(HALVE.as_bytes()).await;
+    let mut manifest = serde_json::to_value(&request.manifest).expect("JSON");
+    manifest["program"]["kernels"]["double"]["blob"] = json!(kernel);
+    manifest["program"]["buffers"]["x"]["dtype"] = json!("f32");
+    manifest["program"]["buffers"]["y"]["dtype"] = json!("f32");
+    manifest["program"]["buffers"]["y"]["compare"] = json!({"abs": 0.01});
+    request.manifest = serde_json::from_value(manifest).expect("a manifest");
+    request
+}
+
+fn floats(value: f32) -> Vec<u8> {
+    [value; 4].iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// The worker commits 1.0 everywhere, the verifier `again`; returns the job afterwards.
+async fn judged(again: f32) -> (Rig, Job) {
+    let rig = Rig::start_with(|config| config.params.verifier_wait_ms = 0).await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let job = client.submit(&halving(&client).await).await;
+    worker.announce("a").await;
+    let lease = worker.lease("a", 1, 0).await.leases.remove(0);
+    let receipt = worker.compute(market, &lease, |_| floats(1.0)).await;
+    worker.commit(vec![receipt]).await;
+    let verifier = rig.verifier().await;
+    let lease = verifier.lease("verifier", 1, 30_000).await.leases.remove(0);
+    let receipt = verifier.compute(market, &lease, |_| floats(again)).await;
+    verifier.commit(vec![receipt]).await;
+    let path = format!("/v1/jobs/{}", job.id);
+    let judged = |job: &Job| job.verification.checked + job.verification.rejected > 0;
+    let job = until(|| rig.get::<Job>(&path), judged).await;
+    (rig, job)
+}
+
+#[tokio::test]
+async fn a_difference_within_the_tolerance_is_paid() {
+    let (_rig, job) = judged(1.009).await;
+    assert_eq!((job.state, job.verification.checked), (JobState::Done, 1));
+}
+
+#[tokio::test]
+async fn a_difference_beyond_the_tolerance_runs_again_unpaid() {
+    let (rig, job) = judged(1.5).await;
+    assert_eq!((job.progress.waiting, job.verification.rejected), (1, 1));
+    assert_eq!(job.money.paid.0, 0);
+    let units: api::Page<api::Unit> = rig.get(&format!("/v1/jobs/{}/units", job.id)).await;
+    assert_eq!(units.items[0].state, UnitState::Waiting);
+    let worker: api::Worker =
+        rig.get(&format!("/v1/workers/{}", SecretKey::from_seed([2; 32]).public())).await;
+    assert_eq!((worker.units, worker.streak), (0, 0));
+}
