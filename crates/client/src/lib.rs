@@ -235,6 +235,13 @@ fn parse_address(address: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
+/// An HTTP client for addresses without TLS, for tests that speak to a market without [`Client`]. `reqwest::Client::new`
+/// panics in a build where another crate turned TLS on, because no cryptography was chosen for it.
+pub fn plain_http() -> reqwest::Client {
+    let url = Url::parse("http://market").expect("a constant address");
+    http_builder(&url).build().expect("a client without certificates")
+}
+
 #[cfg(feature = "tls")]
 fn http_builder(url: &Url) -> reqwest::ClientBuilder {
     // Never fails but when another part of the process was first, which is as good.
