@@ -265,14 +265,17 @@ fn npm(arguments: &[&str], what: &str) -> Result<Outcome> {
 /// Adds up the summaries of nextest, libtest, node's test runner and vitest.
 fn tally(text: &str) -> Tally {
     let mut all = Tally::default();
-    for line in without_colours(text).lines() {
+    let text = without_colours(text);
+    // nextest shows what failed tests printed, which has libtest's own summary of each.
+    let nextest = text.contains("Nextest run ID");
+    for line in text.lines() {
         let line = line.trim();
         if line.starts_with("Summary [") && line.contains(" tests run:") || line.contains(" test run:") {
             // Summary [   1.2s] 7 tests run: 5 passed (1 slow), 1 failed, 1 timed out, 0 skipped
             let counts = line.split(" run:").nth(1).unwrap_or_default();
             all.passed += count_before(counts, "passed");
             all.failed += count_before(counts, "failed") + count_before(counts, "timed out");
-        } else if let Some(counts) = line.strip_prefix("test result:") {
+        } else if let Some(counts) = line.strip_prefix("test result:").filter(|_| !nextest) {
             // test result: ok. 3 passed; 0 failed; 0 ignored
             all.passed += count_before(counts, "passed");
             all.failed += count_before(counts, "failed");
@@ -339,6 +342,11 @@ mod tests {
             2,
         );
         check("ℹ tests 5\nℹ pass 4\nℹ fail 1\nℹ cancelled 0\n", 4, 1);
+        check(
+            " Nextest run ID 1\ntest result: FAILED. 0 passed; 1 failed;\n Summary [ 1s] 2 tests run: 1 passed, 1 failed\n",
+            1,
+            1,
+        );
         check("# pass 4\n# fail 0\n", 4, 0);
         check(" Test Files  1 passed (1)\n      Tests  1 failed | 4 passed (5)\n", 4, 1);
         check("nothing of interest", 0, 0);
