@@ -615,3 +615,135 @@ pub fn replay(journal: &Journal, mut visit: impl FnMut(&Group, &State)) -> Resul
     })?;
     Ok((state.seq() > 0).then_some(state))
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::Params;
+    use protocol::{Amount, DeviceFacts, DeviceLimits, WorkerKind};
+    use store::JournalOptions;
+
+    use super::*;
+
+    const MARKET: PublicKey = PublicKey([7; 32]);
+    const ADA: PublicKey = PublicKey([1; 32]);
+
+    fn founded(folder: &std::path::Path) -> (Journal, State) {
+        let path = folder.join("journal.db");
+        let mut journal = Journal::open(&path, &MARKET, JournalOptions::default()).expect("opens");
+        if let Some(state) = replay(&journal, |_, _| {}).expect("intact") {
+            return (journal, state);
+        }
+        let (state, event) = State::found(MARKET, Params::default(), 0);
+        let encoded = borsh::to_vec(&event).expect("a Vec");
+        journal.append(0, 0, 1, ENCODING_VERSION, &encoded).expect("room");
+        (journal, state)
+    }
+
+    fn start(folder: &std::path::Path) -> (Committer, JoinHandle<()>) {
+        let (journal, state) = founded(folder);
+        let (followers, groups) = sync_channel(64);
+        std::thread::spawn(move || groups.into_iter().for_each(drop));
+        Committer::start(journal, state, followers, Arc::default()).expect("a thread")
+    }
+
+    fn deposit(amount: u64) -> Command {
+        Command::Deposit { account: ADA, amount: Amount(amount), key: None }
+    }
+
+    async fn announce(committer: &Committer) {
+        let limits = DeviceLimits {
+            storage_buffer_bytes_max: 1,
+            buffer_bytes_max: 1,
+            storage_buffers_max: 1,
+            workgroup_invocations_max: 1,
+            workgroup_bytes_max: 1,
+            workgroups_per_dimension_max: 1,
+        };
+        let device = DeviceFacts {
+            kind: WorkerKind::Native,
+            adapter: String::new(),
+            vendor: String::new(),
+            backend: String::new(),
+            features: vec![],
+            limits,
+        };
+        let command = Command::Announce { worker: ADA, instance: "a".into(), device, version: String::new() };
+        committer.decide(command, |_, _, _| ()).await.expect("it is announced");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_was_replaced_steps_down() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, first_thread) = start(folder.path());
+        let (second, _second_thread) = start(folder.path());
+        second.decide(deposit(1), |_, _, _| ()).await.expect("it leads");
+        assert!(matches!(first.decide(deposit(2), |_, _, _| ()).await, Err(Refusal::Unavailable)));
+        first_thread.join().expect("it ends by itself");
+        assert!(first.status().dead.load(Ordering::Relaxed));
+        assert!(matches!(first.decide(deposit(3), |_, _, _| ()).await, Err(Refusal::Stopped)));
+        let available = second.query(|state, _| state.accounts()[&ADA].available).await.expect("it leads");
+        assert_eq!(available, Amount(1));
+    }
+
+    #[tokio::test]
+    async fn too_many_who_wait_are_refused_and_the_others_are_answered_in_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (committer, thread) = start(folder.path());
+        announce(&committer).await;
+        let wish = || LeaseWish {
+            worker: ADA,
+            instance: "a".into(),
+            packages_max: 1,
+            wait: Duration::from_secs(600),
+        };
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..PARKED_MAX + 100 {
+            let (committer, wish) = (committer.clone(), wish());
+            waiting.spawn(async move { committer.lease(wish).await });
+        }
+        for _ in 0..100 {
+            let first = waiting.join_next().await.expect("some are left").expect("no panic");
+            assert!(matches!(first, Err(Refusal::Overloaded)), "only those too many do not wait");
+        }
+        let stopping = committer.clone();
+        tokio::task::spawn_blocking(move || stopping.stop()).await.expect("it is told");
+        let answered = waiting.join_all().await.into_iter().filter(|answer| answer.is_ok()).count();
+        assert!(answered > 0, "nobody was answered");
+        thread.join().expect("it ends well");
+    }
+
+    #[tokio::test]
+    async fn a_wish_for_work_that_nobody_waits_for_takes_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (committer, _thread) = start(folder.path());
+        announce(&committer).await;
+        let wish =
+            LeaseWish { worker: ADA, instance: "a".into(), packages_max: 1, wait: Duration::from_secs(600) };
+        let parked = tokio::spawn({
+            let committer = committer.clone();
+            async move { committer.lease(wish).await }
+        });
+        tokio::task::yield_now().await;
+        parked.abort();
+        assert!(parked.await.expect_err("aborted").is_cancelled());
+        let spec = engine::JobSpec {
+            name: String::new(),
+            kind: Default::default(),
+            manifest: protocol::Hash([0; 32]),
+            inputs: vec![],
+            joins_json: "[]".into(),
+            units: 1,
+            unit_price: Amount(1),
+            package_units: None,
+            time_ms_max: 1,
+            requirements: Default::default(),
+            outputs_exact: vec![true],
+            policy: engine::Policy::Audit { rate_min_ppm: 0 },
+        };
+        let submission = engine::Submission { owner: ADA, spec, budget: None, key: None };
+        committer.decide(deposit(100), |_, _, _| ()).await.expect("room");
+        committer.decide(Command::Submit(Box::new(submission)), |_, _, _| ()).await.expect("it fits");
+        let leases = committer.query(|state, _| state.leases().len()).await.expect("durable");
+        assert_eq!(leases, 0);
+    }
+}
