@@ -1,6 +1,14 @@
 //! The spine with real processes: a market, native workers, the command line.
 
-use plexus_tests::{Home, Market, Worker, block_on, number, until};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use plexus_tests::{Home, Market, Worker, number, until};
 use serde_json::Value;
 
 const SQUARE: &str = "
@@ -159,18 +167,15 @@ fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
     home.json(&["wallet", "new", "--json"]);
     home.json(&["wallet", "faucet", "100", "--market", &market.address, "--json"]);
     let file = squares(&home, "squares", 6);
-
-    // Ids and accepted units of what was answered; a later answer may only have more.
-    let mut answered: Vec<(String, u64)> = Vec::new();
-    for round in 0..8u32 {
-        let submitting = std::thread::scope(|scope| {
-            let (home, address, file) = (&home, market.address.clone(), file.as_str());
-            let load = scope.spawn(move || {
-                let mut ids = Vec::new();
-                // Until the market goes away under it.
-                loop {
-                    let arguments = ["submit", file, "--market", &address, "--json"];
-                    let output = home.run(&arguments);
+    let (address, over) = (market.address.clone(), AtomicBool::new(false));
+    // What was answered.
+    let answered = Mutex::new(Vec::<String>::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    let output = home.run(&["submit", &file, "--market", &address, "--json"]);
+                    // The market may be away for longer than the command is patient.
                     if !output.status.success() {
                         assert_eq!(
                             output.status.code(),
@@ -178,38 +183,35 @@ fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
                             "{}",
                             String::from_utf8_lossy(&output.stderr)
                         );
-                        return ids;
+                        continue;
                     }
                     let job: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-                    ids.push(job["id"].as_str().expect("an id").to_owned());
+                    answered.lock().unwrap().push(job["id"].as_str().expect("an id").to_owned());
                 }
             });
-            // The kill falls at another moment of the load each time.
-            let before = answered.len() as u64;
-            until("some load", || {
-                let jobs = block_on(async {
-                    client::Client::anonymous(&market.address).expect("an address").jobs(None, None).await
-                });
-                let seen = jobs.map(|page| page.items.len() as u64).unwrap_or(0);
-                (seen > before.min(40) + u64::from(round % 3)).then_some(())
-            });
-            market.crash();
-            load.join().expect("the load ends")
-        });
-        market.restart(&home);
-        answered.extend(submitting.into_iter().map(|id| (id, 0)));
-        for (id, accepted) in &mut answered {
-            let job = market.get(&format!("/v1/jobs/{id}"));
-            assert_eq!(number(&job["units"]), 6);
-            let now = number(&job["progress"]["accepted"]);
-            assert!(now >= *accepted, "{id} had {accepted} accepted units and has {now}");
-            *accepted = now;
         }
-    }
-    assert!(!answered.is_empty(), "the load got through between the crashes");
+        // Accepted units by job; a later answer may only have more.
+        let mut accepted = BTreeMap::<String, u64>::new();
+        for round in 0..10 {
+            let before = answered.lock().unwrap().len();
+            // The kill falls at another moment of the load each time.
+            until("some load", || (answered.lock().unwrap().len() > before + round % 4).then_some(()));
+            let known = answered.lock().unwrap().clone();
+            market.crash();
+            market.restart(&home);
+            for id in known {
+                let job = market.get(&format!("/v1/jobs/{id}"));
+                assert_eq!(number(&job["units"]), 6);
+                let now = number(&job["progress"]["accepted"]);
+                let before = accepted.insert(id.clone(), now).unwrap_or(0);
+                assert!(now >= before, "{id} had {before} accepted units and has {now}");
+            }
+        }
+        over.store(true, Relaxed);
+    });
     // The worker outlived all of it, and everything is done and paid in the end.
-    for (id, _) in &answered {
-        let job = market.ended_job(id);
+    for id in answered.into_inner().unwrap() {
+        let job = market.ended_job(&id);
         assert_eq!(job["state"], "done", "{job}");
         assert_eq!(number(&job["money"]["paid"]), 6 * 900_000);
     }

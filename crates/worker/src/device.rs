@@ -46,6 +46,15 @@ pub enum DeviceError {
     Program(String),
 }
 
+impl DeviceError {
+    /// What happened, without saying again that a device failed.
+    pub(crate) fn reason(self) -> String {
+        match self {
+            Self::Lost(reason) | Self::Program(reason) => reason,
+        }
+    }
+}
+
 /// Runs units. Calls take effect in the order they are made; several may be in flight.
 pub trait Device: Send + 'static {
     /// Starts it, or starts it again after a failure. Nothing is loaded then.

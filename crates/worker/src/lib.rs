@@ -167,8 +167,7 @@ async fn live<D: Device>(
     stop: watch::Receiver<Stop>,
 ) -> Result<(), WorkerError> {
     let begin = async {
-        let facts =
-            device.start().await.map_err(|error| WorkerError::Device { reason: error.to_string() })?;
+        let facts = device.start().await.map_err(|error| WorkerError::Device { reason: error.reason() })?;
         board.note(|parts| parts.device = Some(facts.clone()));
         let mut backoff = Backoff::default();
         loop {

@@ -32,8 +32,13 @@ const IN_FLIGHT_MAX: usize = 3;
 const GRACE: Duration = Duration::from_secs(3);
 /// Making a program ready takes at most this long.
 const LOAD_TIME_MAX: Duration = Duration::from_secs(120);
-/// After this many failures without one finished unit the device is given up.
-const FAILURES_MAX: u32 = 8;
+/// A device that cannot be started this many times in a row is given up.
+const STARTS_FAILED_MAX: u32 = 6;
+/// A program that stopped the device this often, and never finished a unit in between, is not run any more: a job of a thousand
+/// endless units must not keep a worker from everybody else's.
+const OFFENCES_MAX: u32 = 3;
+/// Programs whose offences are remembered.
+const OFFENDERS_MAX: usize = 64;
 /// Programs that stay on the device.
 const PROGRAMS_LOADED_MAX: usize = 4;
 
@@ -82,6 +87,8 @@ pub(crate) struct Runner<D> {
     /// Since when the oldest in flight has the device.
     head_since: Instant,
     failures: Backoff,
+    /// How often programs stopped the device since they last finished a unit; the latest last.
+    offences: Vec<(Hash, u32)>,
 }
 
 impl<D: Device> Runner<D> {
@@ -100,6 +107,7 @@ impl<D: Device> Runner<D> {
             next_ticket: 0,
             head_since: Instant::now(),
             failures: Backoff::default(),
+            offences: Vec::new(),
         }
     }
 
@@ -141,6 +149,13 @@ impl<D: Device> Runner<D> {
         }
         if self.context.draining() {
             return self.context.release(&package.holding, leaving());
+        }
+        let offences = self.offences.iter().find(|(id, _)| *id == package.program.id);
+        if offences.is_some_and(|(_, count)| *count >= OFFENCES_MAX) {
+            let detail =
+                format!("the program stopped this device {OFFENCES_MAX} times and is not run here any more");
+            let refusal = Refusal { cause: ReleaseCause::ProgramFailed, detail };
+            return self.context.release(&package.holding, refusal);
         }
         let package = Arc::new(package);
         self.gathering.insert(package.holding.lease.id, Gathering::new(package.clone()));
@@ -241,6 +256,7 @@ impl<D: Device> Runner<D> {
             }
             (Step::Unit { package, position }, Ok(Done::Unit(output))) => {
                 self.failures.reset();
+                self.offences.retain(|(id, _)| *id != package.program.id);
                 self.unit_done(&package, position, output, took);
             }
             (Step::Unit { package, .. }, Ok(Done::Load)) => unreachable!("{package:?} is not a program"),
@@ -321,8 +337,7 @@ impl<D: Device> Runner<D> {
         match step {
             Step::Load(program) => {
                 let why = format!("building the program took longer than {} s", time_max.as_secs());
-                self.refuse_program(&program, &why);
-                self.restart(&why).await
+                self.failed(Step::Load(program), ReleaseCause::ProgramFailed, why).await
             }
             Step::Unit { ref package, position } => {
                 let unit = package.units[position];
@@ -337,12 +352,25 @@ impl<D: Device> Runner<D> {
     async fn failed(&mut self, step: Step, cause: ReleaseCause, why: String) -> Result<(), WorkerError> {
         match step {
             Step::Unit { package, .. } => {
+                self.offended(package.program.id);
                 self.context.release(&package.holding, Refusal { cause, detail: why.clone() });
                 self.drop_package(&package);
             }
-            Step::Load(program) => self.refuse_program(&program, &why),
+            Step::Load(program) => {
+                self.offended(program.id);
+                self.refuse_program(&program, &why);
+            }
         }
         self.restart(&why).await
+    }
+
+    fn offended(&mut self, program: Hash) {
+        let at = self.offences.iter().position(|(id, _)| *id == program);
+        let before = at.map_or(0, |at| self.offences.remove(at).1);
+        self.offences.push((program, before + 1));
+        if self.offences.len() > OFFENDERS_MAX {
+            self.offences.remove(0);
+        }
     }
 
     /// Kills the device, starts it again and lines up what was in flight.
@@ -354,12 +382,9 @@ impl<D: Device> Runner<D> {
         self.loaded.clear();
         self.loading = None;
         let mut why = why.to_owned();
-        loop {
+        for _ in 0..STARTS_FAILED_MAX {
             self.context.device_down(&why);
             self.device.kill().await;
-            if self.failures.failures() >= FAILURES_MAX {
-                return Err(WorkerError::Device { reason: why });
-            }
             let pause = self.failures.next();
             // The first restart after a success is immediate: one endless unit is the unit's fault.
             if self.failures.failures() > 1 {
@@ -371,9 +396,10 @@ impl<D: Device> Runner<D> {
                     self.head_since = Instant::now();
                     return Ok(());
                 }
-                Err(error) => why = error.to_string(),
+                Err(error) => why = error.reason(),
             }
         }
+        Err(WorkerError::Device { reason: why })
     }
 }
 
