@@ -189,7 +189,7 @@ impl Gpu {
                 tracing::warn!(
                     adapter,
                     rounds,
-                    "this software device leaves long loops early: their results are wrong"
+                    "this software device ends loops after so many rounds; programs that loop longer get wrong results on it"
                 );
             }
         }

@@ -115,6 +115,10 @@ impl Executor {
         if let Some(device) = &self.command.device {
             command.env(gpu::ADAPTER_VARIABLE, device);
         }
+        // A driver that also shows windows looks for a display there and complains where a server has none.
+        if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+            command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+        }
         // Ctrl-C in a terminal is for the worker, which may want to finish what the child computes.
         #[cfg(unix)]
         command.process_group(0);
