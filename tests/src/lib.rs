@@ -14,8 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 /// How long anything is waited for. Far more than it takes: the machine may be busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -130,6 +132,8 @@ impl Drop for Process {
 pub struct Market {
     process: Process,
     arguments: Vec<String>,
+    client: Client,
+    runtime: Runtime,
     /// Its address, such as `http://127.0.0.1:40123`. It stays the same over restarts.
     pub address: String,
 }
@@ -141,7 +145,9 @@ impl Market {
         let mut all: Vec<String> = ["up", "--json", "--data", &data].map(str::to_owned).into();
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let (process, address) = Self::launch(home, &all, "127.0.0.1:0");
-        Self { process, arguments: all, address }
+        let client = Client::anonymous(&address).expect("an address");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { process, arguments: all, client, runtime, address }
     }
 
     fn launch(home: &Home, arguments: &[String], listen: &str) -> (Process, String) {
@@ -171,37 +177,32 @@ impl Market {
         self.process = process;
     }
 
-    /// What `GET path` answers.
-    pub fn get(&self, path: &str) -> Value {
-        let client = client::Client::anonymous(&self.address).expect("an address");
-        let path = path.to_owned();
-        block_on(async move {
-            match path.as_str() {
-                "/v1/ledger" => serde_json::to_value(client.ledger().await.expect("the ledger")),
-                "/v1/workers" => serde_json::to_value(client.workers(None).await.expect("the workers").items),
-                other => {
-                    let id =
-                        other.strip_prefix("/v1/jobs/").and_then(|id| id.parse().ok()).expect("a known path");
-                    serde_json::to_value(client.job(id).await.expect("the job"))
-                }
-            }
-            .expect("answers serialise")
-        })
+    /// A job as the API shows it.
+    pub fn job(&self, id: &str) -> Value {
+        let id = id.parse().expect("a job's id");
+        let job = self.runtime.block_on(self.client.job(id)).expect("the job");
+        serde_json::to_value(job).expect("answers serialise")
+    }
+
+    /// The first page of workers.
+    pub fn workers(&self) -> Value {
+        let workers = self.runtime.block_on(self.client.workers(None)).expect("the workers");
+        serde_json::to_value(workers.items).expect("answers serialise")
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> Value {
+        let ledger = self.runtime.block_on(self.client.ledger()).expect("the ledger");
+        serde_json::to_value(ledger).expect("answers serialise")
     }
 
     /// Waits until the job ends and returns it.
     pub fn ended_job(&self, id: &str) -> Value {
         until(&format!("{id} to end"), || {
-            let job = self.get(&format!("/v1/jobs/{id}"));
+            let job = self.job(id);
             matches!(job["state"].as_str(), Some("done" | "cancelled" | "incomplete")).then_some(job)
         })
     }
-}
-
-/// Runs a future to its end.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(future)
 }
 
 /// A running native worker.

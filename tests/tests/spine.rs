@@ -85,7 +85,7 @@ fn a_job_is_run_verified_paid_and_fetched() {
         home.json(&["wallet", "balance", "--wallet", "worker.json", "--market", &market.address, "--json"]);
     assert_eq!(earned["earned"], "18000000");
     worker.status("the worker to see what it earned", |status| status["earned"] == "18000000");
-    let ledger = market.get("/v1/ledger");
+    let ledger = market.ledger();
     let parts: u64 =
         ["available", "held", "treasury", "burned"].iter().map(|part| number(&ledger[*part])).sum();
     assert_eq!(number(&ledger["deposited"]), parts);
@@ -104,11 +104,11 @@ fn an_endless_shader_ends_its_lease_and_the_worker_lives_on() {
     let file = squares(&home, "squares", 5);
     let good = submit(&home, &market, &file);
     until("the worker to compute another job", || {
-        let job = market.get(&format!("/v1/jobs/{good}"));
+        let job = market.job(&good);
         (number(&job["progress"]["waiting"]) + number(&job["progress"]["leased"]) == 0).then_some(())
     });
     // Nothing of the endless job was accepted, and its owner can see why.
-    let job = market.get(&format!("/v1/jobs/{endless}"));
+    let job = market.job(&endless);
     assert_eq!(number(&job["progress"]["accepted"]), 0);
     assert_eq!(number(&job["money"]["paid"]), 0);
     assert!(job["reason"]["text"].is_string(), "{job}");
@@ -145,15 +145,15 @@ fn a_worker_that_is_asked_to_leave_finishes_what_runs() {
     worker.status("the worker to run", |status| status["units_run"] != "0");
     worker.terminate();
     assert_eq!(worker.exit_code(), Some(0));
-    let job = market.get(&format!("/v1/jobs/{id}"));
+    let job = market.job(&id);
     assert_eq!(number(&job["progress"]["leased"]), 0, "nothing is left in its hands");
-    let left = market.get("/v1/workers");
+    let left = market.workers();
     assert_eq!((&left[0]["state"], &left[0]["reason"]["code"]), (&"gone".into(), &"left".into()));
 
     // What it did not finish is another one's.
     let _other = Worker::start(&home, &market, "other.json");
     until("the other worker to compute the rest", || {
-        let job = market.get(&format!("/v1/jobs/{id}"));
+        let job = market.job(&id);
         (number(&job["progress"]["waiting"]) + number(&job["progress"]["leased"]) == 0).then_some(())
     });
 }
@@ -161,7 +161,8 @@ fn a_worker_that_is_asked_to_leave_finishes_what_runs() {
 #[test]
 fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
     let home = Home::default();
-    let mut market = Market::start(&home, &["--faucet"]);
+    // A lease whose answer was lost in a crash comes back when it ends.
+    let mut market = Market::start(&home, &["--faucet", "--lease-ms", "4000", "--heartbeat-ms-max", "4000"]);
     let worker = Worker::start(&home, &market, "worker.json");
     worker.ready();
     home.json(&["wallet", "new", "--json"]);
@@ -200,7 +201,7 @@ fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
             market.crash();
             market.restart(&home);
             for id in known {
-                let job = market.get(&format!("/v1/jobs/{id}"));
+                let job = market.job(&id);
                 assert_eq!(number(&job["units"]), 6);
                 let now = number(&job["progress"]["accepted"]);
                 let before = accepted.insert(id.clone(), now).unwrap_or(0);
@@ -209,13 +210,14 @@ fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
         }
         over.store(true, Relaxed);
     });
+    let answered = answered.into_inner().unwrap();
     // The worker outlived all of it, and everything is done and paid in the end.
-    for id in answered.into_inner().unwrap() {
+    for id in answered {
         let job = market.ended_job(&id);
         assert_eq!(job["state"], "done", "{job}");
         assert_eq!(number(&job["money"]["paid"]), 6 * 900_000);
     }
-    let ledger = market.get("/v1/ledger");
+    let ledger = market.ledger();
     let parts: u64 =
         ["available", "held", "treasury", "burned"].iter().map(|part| number(&ledger[*part])).sum();
     assert_eq!(number(&ledger["deposited"]), parts);

@@ -1,6 +1,6 @@
 //! `plexus wallet`: the key that owns tokens.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use protocol::{Amount, PublicKey};
 use serde_json::json;
@@ -41,6 +41,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Let another key act for this wallet for some days: a worker that runs with it earns for this wallet
+    Delegate {
+        /// The other key's address
+        key: PublicKey,
+        /// For how many days, at most 30
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=30))]
+        days: u64,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Take test tokens from a market that has a faucet
     Faucet {
         /// How many tokens, such as 2.5
@@ -61,7 +76,7 @@ impl Command {
     pub fn json(&self) -> bool {
         match self {
             Self::New { json, .. } | Self::Show { json, .. } => *json,
-            Self::Balance { json, .. } | Self::Faucet { json, .. } => *json,
+            Self::Balance { json, .. } | Self::Delegate { json, .. } | Self::Faucet { json, .. } => *json,
         }
     }
 }
@@ -83,6 +98,15 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 None => wallet.key()?.public(),
             };
             balance(json, &market.anonymous()?.account(&address).await?);
+        }
+        Command::Delegate { key, days, market, wallet, json } => {
+            let client = market.with(wallet.key()?)?;
+            let session = client.delegate(key, Duration::from_secs(days * 24 * 3600)).await?;
+            if json {
+                say::json(&json!({ "key": session.key, "account": session.account, "days": days }));
+            } else {
+                say::out(&format!("{} acts for {} for {days} days", session.key, session.account));
+            }
         }
         Command::Faucet { amount, market, wallet, json } => {
             let key = wallet.key()?;

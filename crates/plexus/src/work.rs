@@ -25,8 +25,9 @@ use crate::{
 
 /// The rate is that of the units in this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// Between two lines about the same state.
-const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Between two lines about the same state: for scripts, and for logs.
+const JSON_LINE_EVERY: Duration = Duration::from_secs(1);
+const LOG_LINE_EVERY: Duration = Duration::from_secs(10);
 /// Between two updates of the status line.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -164,8 +165,9 @@ impl Display {
         if let Some(bar) = &self.bar {
             bar.set_message(line(status, rate));
         } else if let Some((shown, at)) = &self.shown {
+            let every = if self.json { JSON_LINE_EVERY } else { LOG_LINE_EVERY };
             let same_state = shown.state == status.state && shown.reason.code == status.reason.code;
-            if shown == status || (same_state && at.elapsed() < LINE_EVERY) {
+            if shown == status || (same_state && at.elapsed() < every) {
                 return;
             }
         }

@@ -37,6 +37,7 @@ fn help_texts() {
         "wallet new",
         "wallet show",
         "wallet balance",
+        "wallet delegate",
         "wallet faucet",
         "device",
         "completions",
