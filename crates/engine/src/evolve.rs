@@ -163,8 +163,13 @@ impl State {
                     }
                 }
                 let entry = self.job(job);
-                entry.workers.entry(worker).or_default().device_us += receipt.device_us;
-                entry.device_us = entry.device_us.saturating_add(receipt.device_us);
+                // A worker says what it likes: no unit took longer than a lease lets it.
+                let device_us_max =
+                    entry.spec.time_ms_max.saturating_mul(2_000).saturating_mul(receipt.units.into());
+                let device_us = receipt.device_us.min(device_us_max);
+                let by = entry.workers.entry(worker).or_default();
+                by.device_us = by.device_us.saturating_add(device_us);
+                entry.device_us = entry.device_us.saturating_add(device_us);
                 entry.device_units += u64::from(receipt.units);
             }
             Event::ChecksDrawn { package, checks, .. } => self.draw_checks(*package, checks, at_ms),
@@ -295,10 +300,12 @@ impl State {
                 job
             }
             Work::Check { check } => {
-                self.waiting_checks.remove(&check);
                 let entry = self.checks.get_mut(&check).expect(CORRUPT);
                 entry.state = CheckState::Leased(id);
-                entry.job
+                let job = entry.job;
+                self.waiting_checks.remove(&check);
+                self.job_checks.remove(&(job, check));
+                job
             }
         };
         let entry = self.worker(worker);
@@ -380,6 +387,7 @@ impl State {
                     entry.avoid.push(lease.worker);
                 }
                 self.waiting_checks.insert(check);
+                self.job_checks.insert((lease.job, check));
             }
         }
     }
@@ -407,6 +415,7 @@ impl State {
         for plan in plans {
             self.next.check = plan.check.0;
             self.waiting_checks.insert(plan.check);
+            self.job_checks.insert((job, plan.check));
             let check = Check {
                 package,
                 job,
@@ -464,6 +473,7 @@ impl State {
     fn remove_check(&mut self, id: CheckId) -> Option<Check> {
         let check = self.checks.remove(&id).expect(CORRUPT);
         self.waiting_checks.remove(&id);
+        self.job_checks.remove(&(check.job, id));
         self.comparing.remove(&id);
         if !check.verifier_only {
             let job = self.jobs.get_mut(&check.job).expect(CORRUPT);
@@ -475,9 +485,11 @@ impl State {
 
     fn accept(&mut self, id: PackageId, pay: &Split) {
         let (package, decided) = self.remove_package(id);
-        let PackageState::Committed { worker, owner, lease, receipt, outputs, .. } = package.state else {
+        let PackageState::Committed { worker, owner, lease, receipt, outputs, checks } = package.state else {
             panic!("{CORRUPT}")
         };
+        // The owner of a cancelled job pays without waiting for the checks. That proves nothing, so it earns no trust.
+        let verified = decided.len() == checks.len();
         self.pay(package.job, worker, owner, pay);
         let mut checked = Vec::new();
         for check in decided {
@@ -503,7 +515,9 @@ impl State {
         assert!(before.is_none(), "{CORRUPT}");
         let entry = self.worker(worker);
         entry.units += u64::from(count);
-        entry.streak = entry.streak.saturating_add(1);
+        if verified {
+            entry.streak = entry.streak.saturating_add(1);
+        }
         if let Some(closed) = self.closed.get_mut(&lease) {
             closed.paid = Some(pay.provider);
         }

@@ -32,6 +32,8 @@ pub struct State {
     // Indices.
     pub(crate) runnable: BTreeSet<JobId>,
     pub(crate) waiting_checks: BTreeSet<CheckId>,
+    /// The same by job, so that one job whose checks nobody can make does not stand before the others'.
+    pub(crate) job_checks: BTreeSet<(JobId, CheckId)>,
     pub(crate) comparing: BTreeSet<CheckId>,
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,

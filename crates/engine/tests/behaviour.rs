@@ -3,8 +3,8 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection, Release,
-    Submission, WorkerReason,
+    Answer, Command, JobReason, JobSpec, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection,
+    Release, Submission, WorkerReason,
 };
 use protocol::{Amount, Hash, LeaseId};
 use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec};
@@ -275,12 +275,15 @@ fn a_session_key_acts_for_its_wallet_until_it_ends() {
     world.run(delegate(key(1), key(101), 50_000)).expect("delegated");
     world.announce(key(101));
     assert_eq!(world.state.workers()[&key(101)].owner, key(1));
+    world.announce(key(7));
     let refused = [
         delegate(key(2), key(101), 60_000),
         delegate(key(101), key(102), 60_000),
         delegate(key(1), CLIENT, 60_000),
         delegate(key(1), key(103), 900),
         delegate(key(1), key(103), u64::MAX),
+        // A worker that was paid nothing yet, so that it has no account.
+        delegate(key(1), key(7), 60_000),
     ];
     for command in refused {
         assert!(matches!(world.run(command), Err(Rejection::SessionInvalid(_))));
@@ -310,6 +313,50 @@ fn cancelling_pays_what_was_committed_and_refunds_the_rest() {
     assert_eq!((ended.state.clone(), ended.accepted_units), (JobState::Cancelled, 1));
     assert_eq!(ended.money.refunded, Amount(20_020 - 1_001));
     assert_eq!(world.commit_receipt_of_ended(leases[1]), Err(Rejection::LeaseExpired(leases[1])));
+    assert_eq!(world.state.workers()[&key(1)].streak, 0, "nobody looked at the results");
+}
+
+#[test]
+fn checks_that_nobody_can_make_do_not_keep_others_from_being_made() {
+    let mut world = world(&[1]);
+    let mut large = spec(300, AUDIT);
+    (large.requirements.storage_buffer_bytes, large.unit_price) = (1 << 29, Amount(0));
+    world.submit(large);
+    let mut rare = device();
+    rare.limits.storage_buffer_bytes_max = 1 << 30;
+    let instance = || "one".to_owned();
+    let announce =
+        Command::Announce { worker: key(9), instance: instance(), device: rare, version: "test".into() };
+    world.run(announce).expect("accepted");
+    while let [lease] = world.lease(key(9), 1)[..] {
+        let (mut receipt, units) = world.receipt(lease, 0);
+        // One unit a package from now on.
+        receipt.device_us = 1_500_000;
+        world.commit_receipt(receipt, units).expect("taken");
+    }
+    world.run(Command::Leave { worker: key(9), instance: instance(), drain: false }).expect("it leaves");
+    assert_eq!(world.state.checks().len(), 300);
+    world.submit(spec(1, AUDIT));
+    let lease = world.lease(key(1), 1)[0];
+    world.commit(lease, 0).expect("taken");
+    world.announce(key(2));
+    let leases = world.lease(key(2), 1);
+    assert!(world.check_of(leases[0]).is_some(), "the check of the small job");
+}
+
+#[test]
+fn a_worker_that_claims_absurd_times_breaks_nothing() {
+    let mut world = world(&[1, 2]);
+    let job = world.submit(spec(40, AUDIT));
+    for _ in 0..3 {
+        for lease in world.lease(key(1), 2) {
+            let (mut receipt, units) = world.receipt(lease, 0);
+            receipt.device_us = u64::MAX;
+            world.commit_receipt(receipt, units).expect("taken");
+        }
+    }
+    assert_eq!(world.state.jobs()[&job].unit_us(), Some(2_000_000), "twice what a unit may take");
+    world.finish(&[key(1), key(2)]);
 }
 
 #[test]
@@ -335,6 +382,17 @@ fn everybody_who_waits_is_told_why() {
     world.commit(lease, 0).expect("taken");
     assert_eq!(world.state.job_reason(small), Some(JobReason::Checking { checking: 1 }));
     assert_eq!(world.state.worker_reason(key(2), 0), Some(WorkerReason::NextRequest));
+}
+
+#[test]
+fn a_package_is_never_larger_than_its_receipt_may_be() {
+    let mut world = world(&[]);
+    for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {
+        let spec =
+            JobSpec { package_units: Some(package_units), unit_price: Amount(0), ..spec(9_999, AUDIT) };
+        let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+        assert_eq!(world.run(Command::Submit(submission.into())).is_ok(), taken, "{package_units}");
+    }
 }
 
 #[test]

@@ -10,6 +10,10 @@ use crate::{
 /// Most units of one job.
 const UNITS_MAX: u64 = 100_000_000;
 
+/// Most units of one package, however the job wants them: a worker holds each one's outputs until it signs, and its receipt
+/// names them all.
+const PACKAGE_UNITS_MAX: u32 = 4_096;
+
 impl Deciding<'_> {
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
         let Submission { owner, spec, budget, key } = submission;
@@ -25,8 +29,8 @@ impl Deciding<'_> {
         if spec.units == 0 || spec.units > UNITS_MAX {
             return invalid("a job has 1 to 100 000 000 units");
         }
-        if spec.package_units == Some(0) {
-            return invalid("a package has at least one unit");
+        if spec.package_units.is_some_and(|units| units == 0 || units > PACKAGE_UNITS_MAX) {
+            return invalid("a package has 1 to 4096 units");
         }
         if spec.outputs_exact.is_empty() {
             return invalid("a unit has at least one output");

@@ -12,7 +12,8 @@ use crate::{
     reason::fits,
 };
 
-/// Waiting checks that one request looks at: an owner whose own packages are all that waits is not worth a longer search.
+/// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
+/// search.
 const CHECKS_SCANNED_MAX: usize = 256;
 
 /// A lease never lasts longer than this.
@@ -74,13 +75,10 @@ impl Deciding<'_> {
         if !worker.online() || worker.leases.len() >= self.state.params.leases_per_worker_max as usize {
             return None;
         }
-        let check = self.state.waiting_checks.iter().take(CHECKS_SCANNED_MAX).find_map(|id| {
-            let check = &self.state.checks[id];
-            self.state.may_check(key, worker, check, self.now_ms).then_some((id, check))
-        });
-        if let Some((id, check)) = check {
+        if let Some(id) = self.next_check(key, worker) {
+            let check = &self.state.checks[&id];
             let units = check.units.len() as u64;
-            return Some((Work::Check { check: *id }, check.failures + 1, units, check.job));
+            return Some((Work::Check { check: id }, check.failures + 1, units, check.job));
         }
         if worker.verifier {
             return None;
@@ -97,6 +95,26 @@ impl Deciding<'_> {
             let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
             Some((work, run.attempts + 1, count.into(), *id))
         })
+    }
+
+    /// The next check for a worker, of the oldest job first.
+    fn next_check(&self, key: PublicKey, worker: &Worker) -> Option<CheckId> {
+        let waiting = &self.state.job_checks;
+        let mut from = (JobId(0), CheckId(0));
+        loop {
+            let (job, _) = *waiting.range(from..).next()?;
+            if fits(&self.state.jobs[&job].spec.requirements, &worker.device).is_ok() {
+                let of_job = waiting.range((job, CheckId(0))..=(job, CheckId(u64::MAX)));
+                let found = of_job
+                    .take(CHECKS_SCANNED_MAX)
+                    .map(|(_, id)| *id)
+                    .find(|id| self.state.may_check(key, worker, &self.state.checks[id], self.now_ms));
+                if found.is_some() {
+                    return found;
+                }
+            }
+            from = (JobId(job.0 + 1), CheckId(0));
+        }
     }
 }
 
@@ -116,7 +134,7 @@ impl State {
             Some(unit_us) => {
                 let (packages, units) =
                     held.fold((0, 0), |(packages, units), count| (packages + 1, units + count));
-                packages > 1 && units * unit_us >= self.params.hold_target_ms * 1_000
+                packages > 1 && units.saturating_mul(unit_us) >= self.params.hold_target_ms * 1_000
             }
         }
     }
@@ -158,8 +176,7 @@ impl State {
             (None, None) => 1,
             (None, Some(unit_us)) => {
                 let by_time = self.params.package_target_ms * 1_000 / unit_us.max(1);
-                let workers =
-                    self.workers.values().filter(|w| w.online() && !w.verifier).count().max(1) as u64;
+                let workers = self.providers.len().max(1) as u64;
                 let by_share = job.waiting_units.div_ceil(2 * workers);
                 by_time.min(by_share).clamp(1, self.params.package_units_max.into())
             }

@@ -16,7 +16,9 @@ impl Deciding<'_> {
         expires_at_ms: u64,
     ) -> Result<Answer, Rejection> {
         let invalid = |why| Err(Rejection::SessionInvalid(why));
-        if session == wallet || self.state.accounts.contains_key(&session) {
+        // Everybody sees the key of a worker that is its own wallet; what it earns must not be led elsewhere by a stranger.
+        let own_wallet = self.state.workers.get(&session).is_some_and(|worker| worker.owner == session);
+        if session == wallet || own_wallet || self.state.accounts.contains_key(&session) {
             return invalid("a wallet cannot be a session key");
         }
         if self.state.sessions.contains_key(&wallet) {
