@@ -288,6 +288,11 @@ fn a_session_key_acts_for_its_wallet_until_it_ends() {
     for command in refused {
         assert!(matches!(world.run(command), Err(Rejection::SessionInvalid(_))));
     }
+    // Whatever a stranger sends to the session key, its wallet has it and can renew the delegation.
+    world.fund(key(101), 1);
+    assert_eq!(world.state.accounts().get(&key(101)), None);
+    assert_eq!(world.state.accounts()[&key(1)].available, Amount(protocol::BASE_UNITS_PER_TOKEN));
+    world.run(delegate(key(1), key(101), 55_000)).expect("renewed");
     world.advance(60_000);
     let announce = Command::Announce {
         worker: key(101),

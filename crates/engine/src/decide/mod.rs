@@ -97,6 +97,8 @@ impl Deciding<'_> {
         if total.is_none_or(|total| total.0 > DEPOSITED_MAX) {
             return Err(Rejection::AmountTooLarge);
         }
+        // What is sent to a session key is its wallet's: the key itself could never spend it.
+        let account = self.state.sessions.get(&account).map_or(account, |session| session.wallet);
         self.emit(Event::Deposited { account, amount, key });
         Ok(Answer::Done)
     }

@@ -16,9 +16,11 @@ impl Deciding<'_> {
         expires_at_ms: u64,
     ) -> Result<Answer, Rejection> {
         let invalid = |why| Err(Rejection::SessionInvalid(why));
+        let known = self.state.sessions.get(&session);
         // Everybody sees the key of a worker that is its own wallet; what it earns must not be led elsewhere by a stranger.
-        let own_wallet = self.state.workers.get(&session).is_some_and(|worker| worker.owner == session);
-        if session == wallet || own_wallet || self.state.accounts.contains_key(&session) {
+        let own_wallet = self.state.workers.get(&session).is_some_and(|worker| worker.owner == session)
+            || self.state.accounts.contains_key(&session);
+        if session == wallet || known.is_none() && own_wallet {
             return invalid("a wallet cannot be a session key");
         }
         if self.state.sessions.contains_key(&wallet) {
@@ -27,7 +29,7 @@ impl Deciding<'_> {
         if expires_at_ms <= self.now_ms || expires_at_ms - self.now_ms > SESSION_MS_MAX {
             return invalid("a session lasts at most 30 days");
         }
-        if self.state.sessions.get(&session).is_some_and(|known| known.wallet != wallet) {
+        if known.is_some_and(|known| known.wallet != wallet) {
             return invalid("the session key belongs to another wallet");
         }
         self.emit(Event::SessionDelegated { wallet, session, expires_at_ms });

@@ -69,5 +69,9 @@ pub async fn deposit(
         return Err(Failure::new(code::REQUEST_INVALID, detail, "choose another amount").at("amount"));
     }
     let command = Command::Deposit { account, amount, key };
-    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
+    let answer = app.committer.decide(command, move |state, now, _| {
+        // As the engine does: what is sent to a session key is its wallet's.
+        view::account(state, state.wallet_of(account, now).unwrap_or(account))
+    });
+    Ok(Json(answer.await?))
 }
