@@ -36,8 +36,9 @@ struct Known {
     spec: JoinSpec,
     manifest: Hash,
     units: u64,
-    accepted: u64,
-    outputs: Vec<Option<Hash>>,
+    tag: String,
+    /// The output of each accepted unit, in order; nothing if the client has the file.
+    outputs: Option<Vec<(u64, Hash)>>,
 }
 
 /// Fetch a job's result as one file
@@ -58,23 +59,20 @@ pub async fn result(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let (id, output): (JobId, u32) = (parse_id(&id)?, parse_id(&output)?);
-    let known = app.committer.query(move |state, _| known(state, id, output)).await??;
-    if known.accepted < known.units && !asked.partial {
-        return Err(Failure::new(
-            code::RESULT_NOT_READY,
-            format!("{} of {} units are done", known.accepted, known.units),
-            "wait for the job to be done, or ask with ?partial=true for what is there",
-        ));
-    }
-    // Accepted results never change, so that their number names the file.
-    let tag = format!("\"{id}-{output}-{}\"", known.accepted);
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == tag.as_bytes()) {
+    let seen = headers.get(header::IF_NONE_MATCH).cloned();
+    let known = app
+        .committer
+        .query(move |state, _| {
+            known(state, id, output, asked.partial, seen.as_ref().map(|tag| tag.as_bytes()))
+        })
+        .await??;
+    let Known { spec, manifest, units, tag, outputs: Some(outputs) } = known else {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
-    }
+    };
     // Joining holds the whole result in memory: only a few at once.
     let _permit = app.joins.acquire().await.map_err(Failure::internal)?;
-    let file = known.spec.file.clone();
-    let joined = join(&app, known).await?;
+    let file = spec.file.clone();
+    let joined = join(&app, spec, manifest, units, outputs).await?;
     let mut response = joined.bytes.into_response();
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(joined.media_type));
@@ -91,7 +89,14 @@ pub async fn result(
     Ok(response)
 }
 
-fn known(state: &engine::State, id: JobId, output: u32) -> Result<Known, Failure> {
+/// Runs on the committer's thread: it takes no more than what is there, however many units the job has.
+fn known(
+    state: &engine::State,
+    id: JobId,
+    output: u32,
+    partial: bool,
+    seen: Option<&[u8]>,
+) -> Result<Known, Failure> {
     let job = state.jobs().get(&id).ok_or_else(|| {
         Failure::new(code::NOT_FOUND, format!("there is no {id}"), "list the jobs with GET /v1/jobs")
     })?;
@@ -100,29 +105,35 @@ fn known(state: &engine::State, id: JobId, output: u32) -> Result<Known, Failure
         let detail = format!("{id} makes no file of output {output}");
         Failure::new(code::NOT_FOUND, detail, "fetch the units' outputs with GET /v1/jobs/{id}/units")
     })?;
-    let units = usize::try_from(job.spec.units).map_err(Failure::internal)?;
-    let mut outputs = vec![None; units];
-    for (first, run) in &job.accepted {
-        for (unit, commitments) in (*first..).zip(&run.outputs) {
-            outputs[unit as usize] = commitments.get(output as usize).map(|commitment| commitment.blob);
-        }
-    }
     let (manifest, units, accepted) = (job.spec.manifest, job.spec.units, job.accepted_units);
-    Ok(Known { spec, manifest, units, accepted, outputs })
+    if accepted < units && !partial {
+        return Err(Failure::new(
+            code::RESULT_NOT_READY,
+            format!("{accepted} of {units} units are done"),
+            "wait for the job to be done, or ask with ?partial=true for what is there",
+        ));
+    }
+    // Accepted results never change, so that their number names the file.
+    let tag = format!("\"{id}-{output}-{accepted}\"");
+    let outputs = (seen != Some(tag.as_bytes())).then(|| {
+        let runs = job.accepted.iter().flat_map(|(first, run)| (*first..).zip(&run.outputs));
+        runs.filter_map(|(unit, made)| Some((unit, made.get(output as usize)?.blob))).collect()
+    });
+    Ok(Known { spec, manifest, units, tag, outputs })
 }
 
-async fn join(app: &Shared, known: Known) -> Result<job::JoinedFile, Failure> {
-    let Known { spec, manifest, units, outputs, .. } = known;
+async fn join(
+    app: &Shared,
+    spec: JoinSpec,
+    manifest: Hash,
+    units: u64,
+    outputs: Vec<(u64, Hash)>,
+) -> Result<job::JoinedFile, Failure> {
     let manifest: Manifest =
         serde_json::from_slice(&app.blobs.get(&manifest).await?).map_err(Failure::internal)?;
     let blobs = &app.blobs;
-    let bytes: Vec<Option<Bytes>> = stream::iter(outputs)
-        .map(|blob| async move {
-            match blob {
-                Some(blob) => blobs.get(&blob).await.map(Some),
-                None => Ok(None),
-            }
-        })
+    let bytes: Vec<(u64, Bytes)> = stream::iter(outputs)
+        .map(|(unit, blob)| async move { blobs.get(&blob).await.map(|bytes| (unit, bytes)) })
         .buffered(READS)
         .try_collect()
         .await?;
@@ -131,7 +142,9 @@ async fn join(app: &Shared, known: Known) -> Result<job::JoinedFile, Failure> {
         named.insert(blob, blobs.get(&blob).await?);
     }
     tokio::task::spawn_blocking(move || {
-        job::join(&spec, &manifest, units, bytes, |blob| named.get(blob).cloned())
+        let mut there = bytes.into_iter().peekable();
+        let outputs = (0..units).map(|unit| Some(there.next_if(|(number, _)| *number == unit)?.1));
+        job::join(&spec, &manifest, units, outputs, |blob| named.get(blob).cloned())
     })
     .await
     .map_err(Failure::internal)?

@@ -86,13 +86,30 @@ async fn a_waiting_worker_gets_work_the_moment_it_is_submitted() {
 #[tokio::test]
 async fn a_preview_has_what_is_done_and_a_whole_result_waits() {
     let rig = Rig::start().await;
-    let client = rig.rich(1).await;
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
     let job = client.submit(&client.doubling(4).await).await;
     let path = format!("/v1/jobs/{}/result/0", job.id);
     assert_eq!(rig.problem(&path).await.code, api::code::RESULT_NOT_READY);
-    let preview = rig.http.get(rig.url(&format!("{path}?partial=true"))).send().await.expect("an answer");
+    let partial = rig.url(&format!("{path}?partial=true"));
+    let preview = rig.http.get(&partial).send().await.expect("an answer");
     assert_eq!(preview.status(), 200);
     assert_eq!(preview.headers()["plexus-units-missing"], "4");
+
+    // The second half alone is computed, and stands since the job was cancelled.
+    worker.announce("a").await;
+    let leases = worker.lease("a", 2, 0).await.leases;
+    let second = worker.compute(rig.market.key().public(), &leases[1], doubled).await;
+    worker.commit(vec![second]).await;
+    let cancel = format!("/v1/jobs/{}/cancel", job.id);
+    crate::rig::good::<Job>(client.post(&cancel, &serde_json::json!({})).await).await;
+    let preview = rig.http.get(&partial).send().await.expect("an answer");
+    assert_eq!(preview.headers()["plexus-units-missing"], "2");
+    let tag = preview.headers()["etag"].clone();
+    let bytes = preview.bytes().await.expect("a body");
+    let half = [doubled(2), doubled(3)].concat();
+    assert!(bytes.ends_with(&[[0].repeat(half.len()), half].concat()));
+    let again = rig.http.get(&partial).header("if-none-match", tag).send().await.expect("an answer");
+    assert_eq!(again.status(), 304);
     assert_eq!(rig.problem(&format!("/v1/jobs/{}/result/1", job.id)).await.code, api::code::NOT_FOUND);
 }
 
