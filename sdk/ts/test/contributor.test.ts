@@ -302,6 +302,23 @@ test('a receipt waits for a market that is away', async () => {
   expect(market.receipts).toHaveLength(1);
 });
 
+test('a market that cannot write for a while costs no work', async () => {
+  const market = new FakeMarket();
+  await market.addLease(1);
+  let refusals = 0;
+  market.override = (path) => {
+    if (path !== '/v1/receipts' && !path.endsWith('/heartbeat')) return undefined;
+    // Until a heartbeat was refused too; 502 is what a proxy says while the market restarts.
+    if (market.calls.filter((call) => call.path.endsWith('/heartbeat')).length > 3) return undefined;
+    return new Response('', { status: refusals++ % 2 ? 502 : 503 });
+  };
+  const { contributor, until } = await contribute(market, async () => adder());
+  contributor.start();
+  await until(paid(1));
+  expect(market.receipts).toHaveLength(1);
+  expect(market.calls.filter((call) => call.path === '/v1/workers')).toHaveLength(1);
+});
+
 test('a page that closes can send the farewell itself', async () => {
   const market = new FakeMarket();
   await market.addLease(1);

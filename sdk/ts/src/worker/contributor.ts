@@ -209,7 +209,7 @@ export class Contributor {
         await this.#sayFarewell();
       } catch (error) {
         // The market may be restarting; leases outlive a few missed heartbeats.
-        if (!(error instanceof UnreachableError)) throw error;
+        if (!isAway(error)) throw error;
         if (this.#state.phase === 'waiting') this.#update({ reason: judge(error).reason });
       }
     }
@@ -380,9 +380,7 @@ export class Contributor {
       try {
         return await call();
       } catch (error) {
-        const away =
-          error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
-        if (!away || end.aborted || held?.lost || performance.now() > until) throw error;
+        if (!isAway(error) || end.aborted || held?.lost || performance.now() > until) throw error;
         await pause(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)] ?? 0, end);
       }
     }
@@ -571,6 +569,12 @@ function causeOf(error: unknown): ReleaseCause | undefined {
   if (error instanceof BlobMismatchError) return 'input_failed';
   if (error instanceof ProblemError) return error.problem.status === 404 ? 'input_failed' : undefined;
   return undefined;
+}
+
+/** Whether the market may take the same call later: it does not answer, is overloaded, or cannot write. */
+function isAway(error: unknown): boolean {
+  if (error instanceof UnreachableError) return true;
+  return error instanceof ProblemError && [429, 500, 502, 503, 504].includes(error.problem.status);
 }
 
 /** What an error means for the whole worker. */
