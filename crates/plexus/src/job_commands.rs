@@ -270,7 +270,7 @@ struct Display {
 impl Display {
     fn new(watching: Watching, job: &Job) -> Self {
         let bar = (watching == Watching::ForPeople).then(|| {
-            let template = "{prefix} {wide_bar} {pos}/{len} units {elapsed} {msg}";
+            let template = "{prefix} {bar:30} {pos}/{len} units {elapsed} {wide_msg}";
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = ProgressBar::new(job.units).with_style(style.progress_chars("━╸ "));
             bar.set_prefix(format!("{} {}", job.id, job.name));
@@ -284,11 +284,7 @@ impl Display {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(job.progress.accepted);
-                let checking = match job.progress.checking {
-                    0 => String::new(),
-                    units => format!("· {units} being checked "),
-                };
-                bar.set_message(format!("{checking}{reason}"));
+                bar.set_message(reason.to_owned());
             }
             None if self.watching == Watching::ForPeople => {
                 let (accepted, units) = (job.progress.accepted, job.units);

@@ -36,7 +36,8 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
     table.set_header(head.to_vec());
     table.add_rows(rows);
     for (number, line) in table.lines().enumerate() {
-        let line = line.trim_end();
+        // Cells are padded on both sides.
+        let line = line.strip_prefix(' ').unwrap_or(&line).trim_end();
         // Coloured after the widths were counted.
         out(&if number == 0 { bold_out(line) } else { line.to_owned() });
     }

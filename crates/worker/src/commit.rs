@@ -124,6 +124,7 @@ async fn upload(
     holding: &Holding,
     outputs: Vec<Bytes>,
 ) -> Result<Vec<OutputCommitment>, Refusal> {
+    let _waiting = context.leases.outputs(outputs.iter().map(|bytes| bytes.len() as u64).sum());
     let hashed = tokio::task::spawn_blocking(move || {
         let commitments: Vec<_> = outputs.iter().map(|bytes| OutputCommitment::of(bytes)).collect();
         (outputs, commitments)

@@ -25,8 +25,10 @@ const PACKAGES_MAX: u32 = 8;
 const QUICK: Duration = Duration::from_millis(100);
 /// Jobs whose pace is remembered.
 const PACES_MAX: usize = 64;
-/// Packages whose results may wait for the market. Beyond it no new work is taken, so that an outage does not fill the memory.
+/// Packages whose results may wait for the market, and bytes of their outputs. Beyond it no new work is taken, so that an outage
+/// does not fill the memory.
 const COMPUTED_MAX: usize = 128;
+const OUTPUT_BYTES_MAX: u64 = 512 << 20;
 /// Weight of the newest unit in the mean time of a unit.
 const PACE_WEIGHT: f64 = 0.2;
 
@@ -74,6 +76,8 @@ pub(crate) struct Leases {
 #[derive(Default)]
 struct Held {
     leases: BTreeMap<LeaseId, Arc<Holding>>,
+    /// Bytes of outputs that are not uploaded yet.
+    output_bytes: u64,
     /// Mean time of a unit of a program, in seconds; the last used one last.
     paces: Vec<(Hash, f64)>,
 }
@@ -132,6 +136,12 @@ impl Leases {
         });
     }
 
+    /// Notes outputs that wait to be uploaded, until the answer is dropped.
+    pub(crate) fn outputs(&self, bytes: u64) -> Outputs<'_> {
+        self.change(|held| held.output_bytes += bytes);
+        Outputs { leases: self, bytes }
+    }
+
     /// All leases held.
     pub(crate) fn all(&self) -> Vec<Arc<Holding>> {
         self.lock().leases.values().cloned().collect()
@@ -146,7 +156,7 @@ impl Leases {
             .map(|holding| (holding.units_left(), held.pace(holding.lease.manifest)))
             .filter(|(units, _)| *units > 0)
             .collect();
-        if held.leases.len() - left.len() >= COMPUTED_MAX {
+        if held.leases.len() - left.len() >= COMPUTED_MAX || held.output_bytes >= OUTPUT_BYTES_MAX {
             return 0;
         }
         if left.is_empty() {
@@ -186,6 +196,18 @@ impl Leases {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Outputs on their way.
+pub(crate) struct Outputs<'a> {
+    leases: &'a Leases,
+    bytes: u64,
+}
+
+impl Drop for Outputs<'_> {
+    fn drop(&mut self) {
+        self.leases.change(|held| held.output_bytes -= self.bytes);
     }
 }
 
@@ -230,6 +252,10 @@ mod tests {
         let first = quick.take(lease(1, 2));
         quick.unit_done(&first, Duration::from_micros(10));
         assert_eq!(quick.packages_wanted(), PACKAGES_MAX, "no-op units need several packages on the way");
+        let outputs = quick.outputs(OUTPUT_BYTES_MAX);
+        assert_eq!(quick.packages_wanted(), 0, "the results have nowhere to go");
+        drop(outputs);
+        assert_eq!(quick.packages_wanted(), PACKAGES_MAX);
         quick.take(lease_of("another program", 2, 1));
         assert_eq!(quick.packages_wanted(), 0, "the new job may be a slow one");
     }
