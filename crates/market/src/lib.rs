@@ -325,7 +325,8 @@ impl Opened {
             project(group, watermark, &mut projection, &mut changes);
             if changes.batch.len() > CATCH_UP_ROWS {
                 let end = group.first_seq + group.events.len() as u64;
-                failed = read_model.apply(end, &changes.batch).err();
+                // After a failure nothing more is written: rows must not be jumped over.
+                failed = failed.take().or_else(|| read_model.apply(end, &changes.batch).err());
                 changes = Changes::default();
             }
         })?;
