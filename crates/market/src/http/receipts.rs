@@ -85,15 +85,13 @@ pub async fn receipts(
     }
     let mut slots = Vec::with_capacity(checked.len());
     let mut commands = Vec::with_capacity(checked.len());
-    let mut units = 0;
     for one in checked {
         match one {
-            Checked::Fit { lease, units: count, command } => {
-                units += u64::from(count);
+            Checked::Fit { lease, units, command } => {
                 commands.push(*command);
-                slots.push((lease, None));
+                slots.push((lease, Ok(units)));
             }
-            Checked::Unfit { lease, failure } => slots.push((lease, Some(failure))),
+            Checked::Unfit { lease, failure } => slots.push((lease, Err(failure))),
         }
     }
     let results = if commands.is_empty() {
@@ -104,13 +102,18 @@ pub async fn receipts(
     let mut results = results.into_iter();
     let results: Vec<_> = slots
         .into_iter()
-        .map(|(lease, failure)| match failure {
-            Some(failure) => ReceiptResult::Refused { lease, problem: failure.into_problem() },
-            None => match results.next() {
-                Some(Ok(Answer::Receipt(ReceiptOutcome::Accepted(paid)))) => {
-                    ReceiptResult::Accepted { lease, paid }
+        .map(|(lease, checked)| match checked {
+            Err(failure) => ReceiptResult::Refused { lease, problem: failure.into_problem() },
+            Ok(units) => match results.next() {
+                Some(Ok(answer)) => {
+                    app.metrics.units.inc_by(units.into());
+                    match answer {
+                        Answer::Receipt(ReceiptOutcome::Accepted(paid)) => {
+                            ReceiptResult::Accepted { lease, paid }
+                        }
+                        _ => ReceiptResult::Checking { lease },
+                    }
                 }
-                Some(Ok(_)) => ReceiptResult::Checking { lease },
                 Some(Err(rejection)) => {
                     ReceiptResult::Refused { lease, problem: Failure::from(rejection).into_problem() }
                 }
@@ -125,7 +128,6 @@ pub async fn receipts(
         results.iter().filter(|result| matches!(result, ReceiptResult::Refused { .. })).count() as u64;
     app.metrics.receipts_refused.inc_by(refused);
     app.metrics.receipts.inc_by(results.len() as u64 - refused);
-    app.metrics.units.inc_by(units);
     Ok(Json(ReceiptsAnswer { results }))
 }
 
