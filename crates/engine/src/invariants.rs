@@ -1,8 +1,11 @@
 //! What must hold in every state, by number. Property tests, simulations and a production counter call the same predicates.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use protocol::Amount;
+use protocol::{Amount, JobId};
 
 use crate::{CheckState, PackageState, State, Work};
 
@@ -126,9 +129,12 @@ pub fn violations(state: &State) -> Vec<Violation> {
         let compares = matches!(check.state, CheckState::Comparing { .. });
         expect(compares == state.comparing.contains(id), "I8", &|| format!("{id} is compared, or is it?"));
     }
+    let mut planned = BTreeMap::<JobId, u64>::new();
+    for check in state.checks.values().filter(|check| !check.verifier_only) {
+        *planned.entry(check.job).or_default() += check.units.len() as u64;
+    }
     for (id, job) in &state.jobs {
-        let planned = state.checks.values().filter(|check| check.job == *id && !check.verifier_only);
-        let needed: u64 = planned.map(|check| job.spec.unit_price.0 * check.units.len() as u64).sum();
+        let needed = job.spec.unit_price.0 * planned.get(id).copied().unwrap_or(0);
         expect(needed == job.checks_held.0, "I8", &|| {
             format!("{id} sets {} aside for {needed}", job.checks_held)
         });
