@@ -168,7 +168,7 @@ impl State {
     }
 
     fn unfinished_reason(&self, job: &Job) -> JobReason {
-        let online: Vec<_> = self.providers.iter().map(|key| &self.workers[key]).collect();
+        let online: Vec<_> = self.providers.iter().map(|key| (*key, &self.workers[key])).collect();
         let count = online.len() as u64;
         if job.leased_units > 0 {
             let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units);
@@ -181,12 +181,14 @@ impl State {
             return JobReason::NoWorkers;
         }
         let needs = &job.spec.requirements;
-        let fitting: Vec<_> = online.iter().filter(|w| fits(needs, &w.device).is_ok()).collect();
+        let mut fitting: Vec<_> = online.iter().filter(|(_, w)| fits(needs, &w.device).is_ok()).collect();
         if fitting.is_empty() {
-            let lacks = fits(needs, &online[0].device).expect_err("no worker fits");
+            let lacks = fits(needs, &online[0].1.device).expect_err("no worker fits");
             return JobReason::NoWorkerFits { online: count, lacks };
         }
-        match fitting.iter().filter(|w| w.leases.is_empty()).count() as u64 {
+        // Who failed all that waits is passed over while there is somebody else.
+        fitting.retain(|(key, _)| job.waiting.iter().any(|run| self.may_run(*key, job, run)));
+        match fitting.iter().filter(|(_, w)| w.leases.is_empty()).count() as u64 {
             0 => JobReason::AllBusy { fitting: fitting.len() as u64, online: count },
             idle => JobReason::NextRequest { idle },
         }

@@ -390,6 +390,19 @@ fn everybody_who_waits_is_told_why() {
 }
 
 #[test]
+fn a_job_whose_units_only_a_busy_worker_may_take_says_so() {
+    let mut world = world(&[1, 2]);
+    world.submit(spec(1, AUDIT));
+    world.lease(key(2), 1);
+    let job = world.submit(spec(1, AUDIT));
+    let lease = world.lease(key(1), 1)[0];
+    let release = Release::Failed { code: "timed_out".into(), detail: String::new() };
+    world.run(Command::Release { worker: key(1), lease, generation: 1, release }).expect("it is theirs");
+    assert_eq!(world.state.worker_reason(key(1), 0), Some(WorkerReason::OnlyFailedUnits { jobs: 1 }));
+    assert_eq!(world.state.job_reason(job), Some(JobReason::AllBusy { fitting: 1, online: 2 }));
+}
+
+#[test]
 fn a_package_is_never_larger_than_its_receipt_may_be() {
     let mut world = world(&[]);
     for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {

@@ -3,7 +3,9 @@
 
 mod rules;
 
-use plexus_engine::{Command, JobState, Params, Policy, Release, Submission};
+use plexus_engine::{
+    Answer, Command, JobState, Params, Policy, Release, Submission, Worker, WorkerReason, decide,
+};
 use proptest::prelude::*;
 use protocol::{Amount, PublicKey};
 use rules::{CLIENT, MARKET, World, key, spec};
@@ -174,6 +176,16 @@ proptest! {
                 Step::Pass { ms } => world.advance(ms),
                 Step::Resume => {
                     world.run(Command::Resume).expect("a restart is always possible");
+                }
+            }
+            // An idle worker is told that it gets work at its next request exactly when it does.
+            for worker in workers() {
+                let told = world.state.worker_reason(worker, world.now_ms).expect("it was announced");
+                let Worker { gone: None, draining: false, leases, .. } = &world.state.workers()[&worker] else { continue };
+                if leases.is_empty() {
+                    let ask = Command::RequestLeases { worker, instance: "one".into(), packages_max: 1 };
+                    let answer = decide(&mut world.state.clone(), world.now_ms, ask).expect("it is live").answer;
+                    prop_assert_eq!(told == WorkerReason::NextRequest, answer != Answer::Leases(vec![]), "{:?}", told);
                 }
             }
         }
