@@ -6,7 +6,7 @@
 //! after a restart clients ask for a new one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
 };
@@ -27,7 +27,8 @@ use crate::{
 
 /// How long a challenge can be answered.
 const CHALLENGE_MS: u64 = 5 * 60 * 1000;
-/// Challenges that wait for their answer.
+/// Challenges that are remembered. Whoever asks for more makes the market forget the oldest: anybody may ask, so that a flood
+/// must not keep others from logging in.
 const CHALLENGES_MAX: usize = 10_000;
 /// How long a token lasts.
 const TOKEN_MS: u64 = 15 * 60 * 1000;
@@ -52,7 +53,32 @@ pub struct Auth {
     decoding: DecodingKey,
     validation: Validation,
     hosts: Hosts,
-    pending: Mutex<HashMap<String, Pending>>,
+    pending: Mutex<Challenges>,
+}
+
+/// Challenges that wait for their answer.
+#[derive(Default)]
+struct Challenges {
+    by_nonce: HashMap<String, Pending>,
+    /// Nonces in the order they were given out, which is the order they end in; some were answered since.
+    order: VecDeque<(u64, String)>,
+}
+
+impl Challenges {
+    fn add(&mut self, nonce: String, pending: Pending, now_ms: u64) {
+        while let Some((expires_at_ms, oldest)) = self.order.front()
+            && (*expires_at_ms <= now_ms || self.order.len() >= CHALLENGES_MAX)
+        {
+            self.by_nonce.remove(oldest);
+            self.order.pop_front();
+        }
+        self.order.push_back((pending.expires_at_ms, nonce.clone()));
+        self.by_nonce.insert(nonce, pending);
+    }
+
+    fn take(&mut self, nonce: &str) -> Option<Pending> {
+        self.by_nonce.remove(nonce)
+    }
 }
 
 struct Pending {
@@ -142,18 +168,7 @@ impl Auth {
         let nonce = hex::encode(keys::random::<16>());
         let message = self.message(host, request.address, &nonce, now, expires_at_ms, session);
         let pending = Pending { address: request.address, session, message: message.clone(), expires_at_ms };
-        let mut waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= CHALLENGES_MAX {
-            waiting.retain(|_, pending| pending.expires_at_ms > now);
-            if waiting.len() >= CHALLENGES_MAX {
-                return Err(Failure::new(
-                    code::OVERLOADED,
-                    "too many logins wait for their signature",
-                    "try again in a minute",
-                ));
-            }
-        }
-        waiting.insert(nonce.clone(), pending);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).add(nonce.clone(), pending, now);
         Ok(Challenge { nonce, message, expires_at: rfc3339(expires_at_ms) })
     }
 
@@ -189,7 +204,7 @@ impl Auth {
 
     /// Checks an answered challenge and gives out a token. Whatever comes of it, the challenge is used up.
     pub async fn login(&self, request: LoginRequest, committer: &Committer) -> Result<Session, Failure> {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&request.nonce);
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take(&request.nonce);
         let invalid = || {
             Failure::new(
                 code::NONCE_INVALID,
@@ -293,6 +308,24 @@ mod tests {
         {
             assert!(!auth.hosts.contains(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_flood_of_challenges_keeps_nobody_from_logging_in() {
+        let auth = auth();
+        let ask = || {
+            let request = ChallengeRequest { address: PublicKey([1; 32]), session: None };
+            auth.challenge("localhost", request).expect("everybody may ask").nonce
+        };
+        let first = ask();
+        for _ in 0..2 * CHALLENGES_MAX {
+            ask();
+        }
+        let last = ask();
+        let mut pending = auth.pending.lock().expect("nobody panicked");
+        assert_eq!((pending.by_nonce.len(), pending.order.len()), (CHALLENGES_MAX, CHALLENGES_MAX));
+        assert!(pending.take(&first).is_none());
+        assert!(pending.take(&last).is_some() && pending.take(&last).is_none(), "answered once");
     }
 
     #[test]
