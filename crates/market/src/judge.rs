@@ -1,11 +1,11 @@
 //! Compares outputs that differ by hash where the job allows a tolerance, and hands the engine its opinion.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use engine::{Command, Comparison};
-use protocol::{Hash, JobId, Manifest, manifest::Compare};
+use protocol::{CheckId, Hash, JobId, Manifest, manifest::Compare};
 use store::{BlobError, BlobStore};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     committer::{Committer, Refusal},
@@ -14,8 +14,10 @@ use crate::{
 
 /// Comparisons taken up at once; each holds two outputs in memory.
 const AT_ONCE: usize = 16;
-/// Between attempts after the store failed.
+/// Between attempts after the journal failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Between attempts to read what could not be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why there is no opinion yet.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +28,8 @@ enum JudgeError {
     Manifest { job: JobId, detail: String },
 }
 
-/// Judges until `stop` turns true. It looks again whenever something was journaled.
+/// Judges until `stop` turns true. It looks again whenever something was journaled. What cannot be read waits aside, so that a
+/// damaged disk keeps only those from their verdict whose outputs it lost.
 pub async fn judge(
     committer: Committer,
     blobs: Arc<BlobStore>,
@@ -34,11 +37,19 @@ pub async fn judge(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut durable = committer.status().durable.subscribe();
+    let mut unreadable = BTreeSet::<CheckId>::new();
+    let mut read_again_at = Instant::now();
     loop {
         durable.mark_unchanged();
+        if read_again_at <= Instant::now() {
+            unreadable.clear();
+        }
+        let aside = unreadable.clone();
         let waiting = committer
-            .query(|state, _| {
-                let comparisons = state.comparisons(AT_ONCE);
+            .query(move |state, _| {
+                let mut comparisons = state.comparisons(AT_ONCE + aside.len());
+                comparisons.retain(|c| !aside.contains(&c.check));
+                comparisons.truncate(AT_ONCE);
                 let manifest = |c: &Comparison| state.jobs().get(&c.job).map(|job| job.spec.manifest);
                 comparisons.into_iter().filter_map(|c| manifest(&c).map(|m| (c, m))).collect::<Vec<_>>()
             })
@@ -61,7 +72,10 @@ pub async fn judge(
                         }
                         Err(error) => {
                             tracing::error!(%check, cause = %crate::failure::Causes(&error), "cannot compare outputs");
-                            pause = Some(RETRY_PAUSE);
+                            if unreadable.is_empty() {
+                                read_again_at = Instant::now() + UNREADABLE_PAUSE;
+                            }
+                            unreadable.insert(check);
                         }
                     }
                 }
@@ -76,6 +90,7 @@ pub async fn judge(
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            () = tokio::time::sleep_until(read_again_at), if !unreadable.is_empty() => {}
             changed = durable.changed(), if pause.is_none() => if changed.is_err() { return },
         }
     }

@@ -65,3 +65,40 @@ async fn a_difference_beyond_the_tolerance_runs_again_unpaid() {
         rig.get(&format!("/v1/workers/{}", SecretKey::from_seed([2; 32]).public())).await;
     assert_eq!((worker.units, worker.streak), (0, 0));
 }
+
+#[tokio::test]
+async fn outputs_that_a_disk_lost_keep_no_others_from_their_verdict() {
+    let rig = Rig::start_with(|config| config.params.verifier_wait_ms = 0).await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let request = halving(&client).await;
+    let mut jobs = Vec::new();
+    // More than are compared at once, and one.
+    for _ in 0..20 {
+        jobs.push(client.submit(&request).await.id);
+    }
+    let last = jobs[jobs.len() - 1];
+    worker.announce("a").await;
+    for lease in worker.lease("a", 64, 0).await.leases {
+        let value = lease.job.0 as f32;
+        let receipt = worker.compute(market, &lease, |_| floats(value)).await;
+        worker.commit(vec![receipt]).await;
+        if lease.job != last {
+            let lost = protocol::Hash::of(&floats(value)).to_string();
+            std::fs::remove_file(rig.folder.path().join("blobs").join(&lost[..2]).join(lost))
+                .expect("it was there");
+        }
+    }
+    let verifier = rig.verifier().await;
+    let leases = verifier.lease("verifier", 64, 30_000).await.leases;
+    assert_eq!(leases.len(), jobs.len());
+    for lease in leases {
+        let again = lease.job.0 as f32 + 0.001;
+        let receipt = verifier.compute(market, &lease, |_| floats(again)).await;
+        verifier.commit(vec![receipt]).await;
+    }
+    let path = format!("/v1/jobs/{last}");
+    until(|| rig.get::<Job>(&path), |job| job.state == JobState::Done).await;
+    let first: Job = rig.get(&format!("/v1/jobs/{}", jobs[0])).await;
+    assert_eq!((first.state, first.money.paid.0), (JobState::Running, 0));
+}
