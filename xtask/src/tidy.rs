@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plexus-job", &["plexus-protocol", "plexus-program"]),
     ("plexus-api", &["plexus-protocol"]),
     ("plexus-kernels", &["plexus-protocol", "plexus-program"]),
+    ("plexus-sim", &["plexus-protocol", "plexus-engine"]),
     // Shells.
     ("plexus-store", &["plexus-protocol", "plexus-engine", "plexus-api"]),
     ("plexus-gpu", &["plexus-protocol", "plexus-program"]),
@@ -61,6 +62,7 @@ const PURE: &[&str] = &[
     "plexus-job",
     "plexus-api",
     "plexus-kernels",
+    "plexus-sim",
 ];
 
 /// Dependencies that would make a crate impure, direct ones only.

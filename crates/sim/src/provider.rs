@@ -1,0 +1,140 @@
+//! A provider: what `crates/worker` does, in virtual time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+};
+
+use protocol::{JobId, LeaseId, OutputCommitment, PublicKey, Receipt};
+
+use crate::{devices::Device, truth::Nature};
+
+/// More work is asked for when what is held lasts for less than this (`AHEAD` of the worker).
+pub(crate) const AHEAD_US: u64 = 2_000_000;
+/// Packages asked for at a time.
+pub(crate) const PACKAGES_MAX: u32 = 2;
+/// Packages whose results may wait for the market (`COMPUTED_MAX` of the worker).
+const UNANSWERED_MAX: usize = 128;
+/// Leases that are remembered, so that a repeated grant is not computed twice.
+const SEEN_MAX: usize = 256;
+
+/// A lease as the market's answer brings it.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub(crate) lease: LeaseId,
+    pub(crate) generation: u32,
+    pub(crate) job: JobId,
+    pub(crate) units: Rc<[u64]>,
+    pub(crate) check: bool,
+}
+
+/// A lease in a provider's hands.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) grant: Grant,
+    /// Time it will take.
+    pub(crate) cost_us: u64,
+}
+
+/// Results that the market has not answered yet.
+#[derive(Debug)]
+pub(crate) struct Results {
+    pub(crate) receipt: Receipt,
+    pub(crate) units: Vec<(u64, Vec<OutputCommitment>)>,
+}
+
+/// One provider.
+#[derive(Debug)]
+pub(crate) struct Provider {
+    pub(crate) key: PublicKey,
+    pub(crate) device: Device,
+    pub(crate) nature: Nature,
+    pub(crate) latency_us: u64,
+    /// Whether it never goes: the market's verifier.
+    pub(crate) steady: bool,
+    pub(crate) online: bool,
+    /// Counts its lives. What is meant for an earlier one is not heard any more.
+    pub(crate) incarnation: u32,
+    pub(crate) announced: bool,
+    pub(crate) draining: bool,
+    pub(crate) queue: VecDeque<Held>,
+    pub(crate) running: Option<Held>,
+    pub(crate) unanswered: BTreeMap<LeaseId, Rc<Results>>,
+    pub(crate) asking: Option<u64>,
+    pub(crate) online_since_us: u64,
+    pub(crate) online_us: u64,
+    seen: BTreeSet<LeaseId>,
+}
+
+impl Provider {
+    pub(crate) fn new(key: PublicKey, device: Device, nature: Nature, latency_us: u64, steady: bool) -> Self {
+        Self {
+            key,
+            device,
+            nature,
+            latency_us,
+            steady,
+            online: false,
+            incarnation: 0,
+            announced: false,
+            draining: false,
+            queue: VecDeque::new(),
+            running: None,
+            unanswered: BTreeMap::new(),
+            asking: None,
+            online_since_us: 0,
+            online_us: 0,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn come(&mut self, at_us: u64) {
+        self.online = true;
+        self.incarnation += 1;
+        self.online_since_us = at_us;
+        (self.announced, self.draining) = (false, false);
+    }
+
+    /// Forgets everything. Answers whether a device stood in work.
+    pub(crate) fn go(&mut self, at_us: u64) -> bool {
+        self.online = false;
+        // What is still under way to this life is not heard by the next one.
+        self.incarnation += 1;
+        self.online_us += at_us - self.online_since_us;
+        self.queue.clear();
+        self.unanswered.clear();
+        self.seen.clear();
+        self.asking = None;
+        self.running.take().is_some()
+    }
+
+    /// Whether it wants more work now.
+    pub(crate) fn wants_work(&self) -> bool {
+        let held: u64 = self.queue.iter().chain(&self.running).map(|held| held.cost_us).sum();
+        self.online
+            && self.announced
+            && !self.draining
+            && self.asking.is_none()
+            && held < AHEAD_US
+            && self.unanswered.len() < UNANSWERED_MAX
+    }
+
+    /// Whether a lease comes for the first time.
+    pub(crate) fn is_new(&mut self, lease: LeaseId) -> bool {
+        if self.seen.len() > SEEN_MAX {
+            self.seen.pop_first();
+        }
+        self.seen.insert(lease)
+    }
+
+    /// The leases it works on, as heartbeats list them.
+    pub(crate) fn leases(&self) -> Vec<LeaseId> {
+        let held = self.queue.iter().chain(&self.running).map(|held| held.grant.lease);
+        held.chain(self.unanswered.keys().copied()).collect()
+    }
+
+    /// Whether it has nothing left to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.running.is_none() && self.unanswered.is_empty()
+    }
+}

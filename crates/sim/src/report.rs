@@ -1,0 +1,180 @@
+//! What a run found, in numbers.
+
+use serde::Serialize;
+
+/// What a run found. Everything but the digest follows from the journal and from what the simulator knows to be true.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// As asked.
+    pub seed: u64,
+    /// As asked.
+    pub providers: u32,
+    /// As asked.
+    pub minutes: u32,
+    /// Until the last job ended, in simulated seconds.
+    pub simulated_s: f64,
+    /// SHA-256 over the journal's events and times, in hexadecimal digits. The same scenario gives the same digest.
+    pub digest: String,
+    /// What must not be: broken invariants, a replay that differs, answers that make no sense, jobs that never ended. A run
+    /// is good when there is none.
+    pub problems: Vec<String>,
+    /// Commands decided, refused ones included.
+    pub decisions: u64,
+    /// Events journaled.
+    pub events: u64,
+    /// Bytes of the encoded journal.
+    pub journal_bytes: u64,
+    /// Checks of the invariants.
+    pub invariant_checks: u64,
+    /// What was refused, by its kind.
+    pub refusals: Vec<(String, u64)>,
+    /// What went wrong on purpose.
+    pub faults: FaultCounts,
+    /// Jobs.
+    pub jobs: JobCounts,
+    /// Units.
+    pub units: UnitCounts,
+    /// Accepted units a simulated second, while jobs arrived.
+    pub units_per_s: f64,
+    /// Device time at work of device time online, while jobs arrived, 0 to 1.
+    pub utilisation: f64,
+    /// By stream of the workload.
+    pub streams: Vec<StreamReport>,
+    /// By how providers behave.
+    pub natures: Vec<NatureReport>,
+    /// Jain's index over honest providers' earnings for a second online at reference speed: 1 is equal pay for equal
+    /// offers, 1/n is all for one.
+    pub fairness: f64,
+    /// Over time.
+    pub samples: Vec<Sample>,
+}
+
+/// What went wrong on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FaultCounts {
+    /// Messages sent.
+    pub messages: u64,
+    /// Messages lost.
+    pub lost: u64,
+    /// Messages that arrived twice.
+    pub duplicated: u64,
+    /// Messages held up.
+    pub delayed: u64,
+    /// Providers that went without a word.
+    pub silent_leaves: u64,
+    /// Providers that crashed.
+    pub provider_crashes: u64,
+    /// Packages that a device failed.
+    pub device_failures: u64,
+    /// The market's crashes.
+    pub market_crashes: u64,
+    /// Events that a crash lost; nobody was answered on them.
+    pub undurable_events: u64,
+    /// The clock's jumps.
+    pub clock_jumps: u64,
+}
+
+/// Jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobCounts {
+    /// Submitted.
+    pub submitted: u64,
+    /// Every unit accepted.
+    pub done: u64,
+    /// Ended by their owner.
+    pub cancelled: u64,
+    /// Ended with parked units.
+    pub incomplete: u64,
+}
+
+/// Units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UnitCounts {
+    /// Accepted and paid.
+    pub accepted: u64,
+    /// Executions that reached the market, of packages and checks.
+    pub executed: u64,
+    /// Executed again as a check.
+    pub checked: u64,
+    /// Rejected and run again.
+    pub rejected: u64,
+    /// Rejected although they were right.
+    pub rejected_right: u64,
+    /// Given up.
+    pub parked: u64,
+    /// Committed by cheats and wrong.
+    pub wrong_committed: u64,
+    /// Wrong and accepted because no check was drawn for them.
+    pub wrong_unseen: u64,
+    /// Wrong and accepted because only partners of the cheat checked them.
+    pub wrong_colluded: u64,
+    /// Wrong and accepted because the owner cancelled the job, which ends checking.
+    pub wrong_cancelled: u64,
+}
+
+/// One stream of jobs. Times are in simulated seconds: 50 %, 95 % and 100 % of jobs took at most so long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct StreamReport {
+    /// As in the workload file.
+    pub name: String,
+    /// Jobs that ended.
+    pub jobs: u64,
+    /// From submission to the first lease.
+    pub waiting_s: [f64; 3],
+    /// From submission to the end.
+    pub turnaround_s: [f64; 3],
+}
+
+/// Providers of one nature.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NatureReport {
+    /// `honest`, `cheat`, `colluder`, `lazy`.
+    pub name: String,
+    /// How many.
+    pub providers: u64,
+    /// Tokens earned.
+    pub earned: f64,
+    /// What honest providers of the same speed and time online earned on average. More than that is a gain from cheating.
+    pub honest_would_earn: f64,
+    /// Time online at reference speed, in hours.
+    pub reference_hours: f64,
+    /// Packages rejected.
+    pub rejected: u64,
+}
+
+/// One moment, over the time since the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Sample {
+    /// Simulated seconds since the beginning.
+    pub at_s: f64,
+    /// Units accepted a second.
+    pub units_per_s: f64,
+    /// Device time at work of device time online, 0 to 1.
+    pub utilisation: f64,
+    /// Units that wait for a device.
+    pub waiting_units: u64,
+    /// Providers online.
+    pub online: u64,
+}
+
+/// The 50th, 95th and 100th percentile.
+pub(crate) fn percentiles(mut times_us: Vec<u64>) -> [f64; 3] {
+    times_us.sort_unstable();
+    let at = |percent: usize| {
+        let rank = (times_us.len() * percent).div_ceil(100).max(1) - 1;
+        times_us.get(rank).map_or(0.0, |us| *us as f64 / 1e6)
+    };
+    [at(50), at(95), at(100)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentiles;
+
+    #[test]
+    fn percentiles_are_nearest_ranks() {
+        assert_eq!(percentiles(vec![]), [0.0; 3]);
+        assert_eq!(percentiles(vec![2_000_000]), [2.0; 3]);
+        assert_eq!(percentiles((1..=100).map(|n| n * 1_000_000).collect()), [50.0, 95.0, 100.0]);
+    }
+}

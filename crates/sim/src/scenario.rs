@@ -1,0 +1,276 @@
+//! What to simulate: the seed, the workload file, the faults.
+
+use engine::Params;
+use serde::Deserialize;
+
+/// One run. Equal scenarios give equal runs.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What every draw comes from.
+    pub seed: u64,
+    /// Providers, online and away together.
+    pub providers: u32,
+    /// Jobs arrive and faults happen for this long, in simulated minutes. What is then left is finished without faults.
+    pub minutes: u32,
+    /// Simulated minutes after which unfinished jobs are a problem of the run.
+    pub drain_minutes_max: u32,
+    /// What is asked for, and who offers.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Commands between two checks of the invariants, which are always checked at the end.
+    pub check_every: u64,
+    /// The market's parameters.
+    pub params: Params,
+}
+
+impl Scenario {
+    /// A run of `minutes` with the built-in workload and no faults.
+    pub fn new(seed: u64, providers: u32, minutes: u32) -> Self {
+        Self {
+            seed,
+            providers,
+            minutes,
+            drain_minutes_max: 240,
+            workload: Workload::built_in(),
+            faults: Faults::default(),
+            // A check costs about as much as a decision for every provider.
+            check_every: 2_000 + 100 * u64::from(providers),
+            params: Params::default(),
+        }
+    }
+}
+
+/// What goes wrong. Rates are parts per million of messages or packages; times are means, and 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Messages lost, in either direction.
+    pub loss_ppm: u32,
+    /// Messages that arrive twice.
+    pub duplicate_ppm: u32,
+    /// Messages held up for up to ten seconds, so that later ones overtake them.
+    pub delay_ppm: u32,
+    /// Packages that a device fails.
+    pub device_failure_ppm: u32,
+    /// Between two crashes of one provider, which forgets everything and comes back.
+    pub provider_crash_s: u64,
+    /// Between two crashes of the market, which loses what is not yet durable and comes back from its journal.
+    pub market_crash_s: u64,
+    /// Between two jumps of the market's clock, by up to two minutes forward.
+    pub clock_jump_s: u64,
+}
+
+impl Faults {
+    /// Everything that can go wrong, often.
+    pub fn all() -> Self {
+        Self {
+            loss_ppm: 20_000,
+            duplicate_ppm: 20_000,
+            delay_ppm: 20_000,
+            device_failure_ppm: 5_000,
+            provider_crash_s: 600,
+            market_crash_s: 120,
+            clock_jump_s: 150,
+        }
+    }
+}
+
+/// A workload file: streams of jobs, and how providers behave.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Streams' rates are for this many providers; with more, jobs arrive more often in proportion. Absent, they are as
+    /// written.
+    pub for_providers: Option<u32>,
+    /// Who offers.
+    #[serde(default)]
+    pub providers: Population,
+    /// What is asked for.
+    #[serde(rename = "stream")]
+    pub streams: Vec<Stream>,
+}
+
+/// How providers behave. Shares are parts per million of all providers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Population {
+    /// Mean time online at a stretch, in minutes; 0 is for ever.
+    pub online_minutes: u64,
+    /// Mean time away in between, in minutes.
+    pub away_minutes: u64,
+    /// Of those who go, who does not say so.
+    pub silent_ppm: u32,
+    /// One-way latency to the market, in milliseconds: the range that providers' means are drawn from.
+    pub latency_ms: (u64, u64),
+    /// Providers that return wrong results without computing.
+    pub cheats_ppm: u32,
+    /// Providers that return the same wrong results as their partner, in packages and in checks.
+    pub colluders_ppm: u32,
+    /// Of a cheat's units, the wrong ones.
+    pub lie_ppm: u32,
+    /// Providers that answer checks a minute late.
+    pub lazy_ppm: u32,
+    /// Providers that are the second device of their predecessor's owner.
+    pub second_devices_ppm: u32,
+}
+
+impl Default for Population {
+    fn default() -> Self {
+        Self {
+            online_minutes: 45,
+            away_minutes: 10,
+            silent_ppm: 300_000,
+            latency_ms: (5, 120),
+            cheats_ppm: 20_000,
+            colluders_ppm: 20_000,
+            lie_ppm: 200_000,
+            lazy_ppm: 20_000,
+            second_devices_ppm: 100_000,
+        }
+    }
+}
+
+/// Jobs of one kind, arriving at random times.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// A name for the report.
+    pub name: String,
+    /// Mean seconds between two jobs.
+    pub every_s: u64,
+    /// Units of a job: least and most.
+    pub units: (u64, u64),
+    /// Time of one unit on the reference device, in milliseconds: least and most. Units of a job differ by up to a quarter.
+    pub unit_ms: (u64, u64),
+    /// What one unit pays, in base units.
+    pub unit_price: u64,
+    /// How results are verified.
+    pub policy: Verification,
+    /// Largest storage binding that a device needs, in MiB.
+    #[serde(default = "one")]
+    pub storage_mib: u64,
+    /// Whether results compare bit for bit; otherwise devices of different vendors agree within a tolerance only.
+    #[serde(default = "yes")]
+    pub exact: bool,
+    /// Units a package; sized by the market when absent.
+    pub package_units: Option<u32>,
+    /// Jobs that their owner cancels.
+    #[serde(default)]
+    pub cancel_ppm: u32,
+    /// Units that fail on every device.
+    #[serde(default)]
+    pub poison_ppm: u32,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a stream's results are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Verification {
+    /// Units executed again at least at this rate.
+    AuditPpm(u32),
+    /// Owners that must agree on every unit.
+    Quorum(u32),
+}
+
+/// Why a workload file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// Not TOML, or not of this form. The text names line, column and key.
+    #[error("{0}")]
+    Form(#[from] toml::de::Error),
+    /// A value that makes no sense.
+    #[error("stream {stream:?}: {what}")]
+    Stream {
+        /// The stream's name.
+        stream: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// No streams.
+    #[error("a workload has at least one [[stream]]")]
+    Empty,
+    /// A share above one.
+    #[error("the shares of cheats, colluders and lazy providers are above 1 000 000 together")]
+    Shares,
+}
+
+impl Workload {
+    /// Reads a workload file.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, WorkloadError> {
+        let workload: Self = toml::from_str(text)?;
+        let p = &workload.providers;
+        if u64::from(p.cheats_ppm) + u64::from(p.colluders_ppm) + u64::from(p.lazy_ppm) > 1_000_000 {
+            return Err(WorkloadError::Shares);
+        }
+        if workload.streams.is_empty() {
+            return Err(WorkloadError::Empty);
+        }
+        for stream in &workload.streams {
+            let refuse = |what| Err(WorkloadError::Stream { stream: stream.name.clone(), what });
+            if stream.every_s == 0 || workload.for_providers == Some(0) {
+                return refuse("every_s and for_providers are at least 1");
+            }
+            if stream.units.0 == 0 || stream.units.0 > stream.units.1 || stream.units.1 > 1_000_000 {
+                return refuse("units is [least, most], from 1 to 1 000 000");
+            }
+            if stream.unit_ms.0 == 0 || stream.unit_ms.0 > stream.unit_ms.1 || stream.unit_ms.1 > 3_600_000 {
+                return refuse("unit_ms is [least, most], from 1 ms to an hour");
+            }
+            if stream.unit_price > 1_000_000_000 {
+                return refuse("unit_price is at most 1 000 000 000 base units, one token");
+            }
+            if matches!(stream.policy, Verification::Quorum(agree) if !(2..=5).contains(&agree)) {
+                return refuse("a quorum is 2 to 5 owners");
+            }
+            if stream.package_units == Some(0) {
+                return refuse("a package has at least one unit");
+            }
+        }
+        Ok(workload)
+    }
+
+    /// The workload of `plexus sim` without a file.
+    pub fn built_in() -> Self {
+        Self::parse(Self::BUILT_IN).expect("a test reads it")
+    }
+
+    /// The text of [`Workload::built_in`], to copy and change.
+    pub const BUILT_IN: &str = include_str!("../data/workload.toml");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_workload_reads() {
+        assert_eq!(Workload::built_in().streams.len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_workload_is_refused_with_its_place() {
+        let check = |change: (&str, &str), expected: &str| {
+            let text = Workload::BUILT_IN.replacen(change.0, change.1, 1);
+            assert_ne!(text, Workload::BUILT_IN, "{change:?}");
+            let error = Workload::parse(&text).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(("every_s", "evry_s"), "unknown field `evry_s`");
+        check(("units = [200", "units = [900"), "stream \"render\": units is [least, most]");
+        check(("quorum = 2", "quorum = 9"), "a quorum is 2 to 5 owners");
+        check(("cheats_ppm = 20_000", "cheats_ppm = 990_000"), "above 1 000 000");
+        assert!(matches!(Workload::parse("stream = []"), Err(WorkloadError::Empty)));
+    }
+}

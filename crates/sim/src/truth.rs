@@ -1,0 +1,212 @@
+//! What the simulator knows and the market does not: which results are right. It reads the durable events and counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::{Event, JobEnd, JobState, Policy, State, Work};
+use protocol::{Hash, JobId, OutputCommitment, PackageId, PublicKey, UnitRun};
+
+use crate::{
+    chance::mixed,
+    report::{JobCounts, UnitCounts},
+};
+
+/// How a provider behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Nature {
+    Honest,
+    /// Returns wrong results of its own.
+    Cheat,
+    /// Returns the same wrong results as the others of its ring.
+    Colluder {
+        ring: u64,
+    },
+    /// Answers checks late.
+    Lazy,
+}
+
+impl Nature {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Honest => "honest",
+            Self::Cheat => "cheat",
+            Self::Colluder { .. } => "colluder",
+            Self::Lazy => "lazy",
+        }
+    }
+
+    /// What a provider makes of a unit: 0 is the right result, every other number another wrong one.
+    pub(crate) fn lie(self, provider: usize, job: JobId, unit: u64, lie_ppm: u32) -> u64 {
+        let liar = match self {
+            Self::Honest | Self::Lazy => return 0,
+            Self::Cheat => provider as u64 + 1,
+            Self::Colluder { ring } => ring + (1 << 32),
+        };
+        if mixed(&[liar, job.0, unit]) % 1_000_000 < u64::from(lie_ppm) { liar } else { 0 }
+    }
+}
+
+/// The commitment to a result. Its hash is made of what it stands for, which the market cannot know.
+pub(crate) fn output(job: JobId, unit: u64, lie: u64, variant: u64) -> OutputCommitment {
+    let mut blob = [0; 32];
+    for (place, number) in blob.chunks_exact_mut(8).zip([job.0, unit, lie, variant]) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    OutputCommitment { blob: Hash(blob), length: 64, chunk_root: Hash(blob) }
+}
+
+/// The lie in a blob.
+pub(crate) fn lie_of(blob: &Hash) -> u64 {
+    u64::from_le_bytes(blob.0[16..24].try_into().expect("eight bytes"))
+}
+
+/// One job as its owner sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) stream: usize,
+    pub(crate) unit_us: u64,
+    pub(crate) submitted_us: u64,
+    pub(crate) id: Option<JobId>,
+    pub(crate) first_lease_us: Option<u64>,
+    pub(crate) ended_us: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Committed {
+    job: JobId,
+    run: UnitRun,
+    worker: PublicKey,
+    wrong: Vec<u64>,
+}
+
+/// What happened, seen by somebody who knows what is right.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) orders: Vec<Order>,
+    by_key: BTreeMap<Hash, usize>,
+    by_id: BTreeMap<JobId, usize>,
+    pub(crate) open: BTreeSet<JobId>,
+    pub(crate) ended: usize,
+    committed: BTreeMap<PackageId, Committed>,
+    natures: BTreeMap<PublicKey, Nature>,
+    pub(crate) units: UnitCounts,
+    pub(crate) jobs: JobCounts,
+    pub(crate) problems: Vec<String>,
+}
+
+/// The idempotency key of an order.
+pub(crate) fn order_key(index: usize) -> Hash {
+    Hash::of_parts(&[b"order", &(index as u64).to_le_bytes()])
+}
+
+impl Truth {
+    pub(crate) fn know(&mut self, worker: PublicKey, nature: Nature) {
+        self.natures.insert(worker, nature);
+    }
+
+    /// Takes in a new order; answers its number.
+    pub(crate) fn place(&mut self, order: Order) -> usize {
+        let index = self.orders.len();
+        self.by_key.insert(order_key(index), index);
+        self.orders.push(order);
+        index
+    }
+
+    pub(crate) fn order_of(&self, job: JobId) -> &Order {
+        &self.orders[self.by_id[&job]]
+    }
+
+    /// Takes in one durable event. `state` is the state after the event's group.
+    pub(crate) fn observe(&mut self, at_us: u64, event: &Event, state: &State) {
+        match event {
+            Event::JobSubmitted { job, key, .. } => {
+                let (key, _) = key.expect("every order has a key");
+                let index = self.by_key[&key];
+                if let Some(first) = self.orders[index].id.replace(*job) {
+                    self.problems.push(format!("{job} is an order that {first} already is"));
+                }
+                self.by_id.insert(*job, index);
+                self.open.insert(*job);
+                self.jobs.submitted += 1;
+            }
+            Event::LeaseGranted { work: Work::Package { job, .. }, .. } => {
+                let order = &mut self.orders[self.by_id[job]];
+                order.first_lease_us.get_or_insert(at_us);
+            }
+            Event::ReceiptCommitted { receipt, outputs, work, .. } => {
+                self.units.executed += u64::from(receipt.units);
+                let Work::Package { package, job, run } = *work else { return };
+                let wrong: Vec<u64> = run
+                    .units()
+                    .zip(outputs)
+                    .filter(|(_, outputs)| outputs.iter().any(|output| lie_of(&output.blob) != 0))
+                    .map(|(unit, _)| unit)
+                    .collect();
+                self.units.wrong_committed += wrong.len() as u64;
+                self.committed.insert(package, Committed { job, run, worker: receipt.worker, wrong });
+            }
+            Event::PackageAccepted { package, .. } => self.accepted(*package, state),
+            Event::PackageRejected { package, .. } => {
+                let Committed { run, worker, wrong, .. } =
+                    self.committed.remove(package).expect("it was committed");
+                self.units.rejected += u64::from(run.count);
+                let honest = self.natures.get(&worker).is_none_or(|nature| nature.lie_free());
+                if wrong.is_empty() || honest {
+                    self.units.rejected_right += u64::from(run.count);
+                }
+            }
+            Event::UnitsParked { run, .. } => self.units.parked += u64::from(run.count),
+            Event::JobEnded { job, end, .. } => {
+                let index = self.by_id[job];
+                self.orders[index].ended_us = Some(at_us);
+                self.open.remove(job);
+                self.ended += 1;
+                match end {
+                    JobEnd::Done => self.jobs.done += 1,
+                    JobEnd::Cancelled => self.jobs.cancelled += 1,
+                    JobEnd::Incomplete { .. } => self.jobs.incomplete += 1,
+                }
+                self.units.checked += state.jobs()[job].verification.checked;
+            }
+            _ => {}
+        }
+    }
+
+    /// A package was paid: every wrong unit in it needs an excuse.
+    fn accepted(&mut self, package: PackageId, state: &State) {
+        let Committed { job, run, wrong, worker } =
+            self.committed.remove(&package).expect("it was committed");
+        self.units.accepted += u64::from(run.count);
+        let entry = &state.jobs()[&job];
+        let Some(accepted) = entry.accepted.get(&run.first) else {
+            self.problems.push(format!("{package} is accepted and {job} does not have it"));
+            return;
+        };
+        for unit in wrong {
+            let mut checkers = accepted.checked.iter().filter(|(checked, _)| *checked == unit).peekable();
+            if checkers.peek().is_none() {
+                match (&entry.state, entry.spec.policy) {
+                    (JobState::Cancelled, _) => self.units.wrong_cancelled += 1,
+                    (_, Policy::Audit { .. }) => self.units.wrong_unseen += 1,
+                    (_, Policy::Quorum { .. }) => self.problems.push(format!(
+                        "{job}/{unit} of {worker} is wrong and paid, and nobody of a quorum executed it again"
+                    )),
+                }
+                continue;
+            }
+            let right = checkers.find(|(_, by)| self.natures.get(by).is_none_or(|n| n.lie_free()));
+            match right {
+                Some((_, by)) => self
+                    .problems
+                    .push(format!("{job}/{unit} of {worker} is wrong and paid, and {by} is said to agree")),
+                None => self.units.wrong_colluded += 1,
+            }
+        }
+    }
+}
+
+impl Nature {
+    /// Whether every result is right.
+    fn lie_free(self) -> bool {
+        matches!(self, Self::Honest | Self::Lazy)
+    }
+}
