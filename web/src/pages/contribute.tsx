@@ -14,7 +14,8 @@ export function Contribute() {
   useEffect(() => {
     void findLacks().then((found) => {
       setLacks(found);
-      const asked = new URLSearchParams(location.search).get('autostart') === '1';
+      // For tests and the demo alone: a link must never start somebody's GPU.
+      const asked = navigator.webdriver && new URLSearchParams(location.search).get('autostart') === '1';
       if (asked && found.length === 0 && contribution.state.phase === 'stopped') contribution.start();
     });
   }, []);

@@ -61,6 +61,8 @@ pub async fn asset(method: Method, uri: Uri) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media_type(name))),
         (header::CACHE_CONTROL, HeaderValue::from_static(cache)),
+        // Nobody else's page may hold ours and have Start pressed unseen. The page's own policy cannot say this.
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'")),
     ];
     (headers, Bytes::from_static(bytes)).into_response()
 }

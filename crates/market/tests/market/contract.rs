@@ -37,5 +37,6 @@ async fn the_market_tells_what_it_is() {
     for path in ["/", "/contribute"] {
         let page = rig.http.get(rig.url(path)).send().await.expect("an answer");
         assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8", "{path}");
+        assert_eq!(page.headers()["content-security-policy"], "frame-ancestors 'none'", "{path}");
     }
 }
