@@ -13,7 +13,8 @@ use plexus_sim::{Faults, Observer, Scenario, Workload, run};
 #[derive(Default)]
 struct Watch {
     since: Option<Instant>,
-    kinds: BTreeMap<&'static str, (u64, Duration)>,
+    /// Nanoseconds of each decision.
+    kinds: BTreeMap<&'static str, Vec<u32>>,
 }
 
 impl Observer for Watch {
@@ -22,9 +23,8 @@ impl Observer for Watch {
     }
 
     fn decided(&mut self, kind: &'static str) {
-        let entry = self.kinds.entry(kind).or_default();
-        entry.0 += 1;
-        entry.1 += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let took = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.kinds.entry(kind).or_default().push(u32::try_from(took.as_nanos()).unwrap_or(u32::MAX));
     }
 }
 
@@ -40,20 +40,25 @@ fn main() {
         let scenario = Scenario { check_every: u64::MAX, ..Scenario::new(1, providers, minutes) };
         let (mut watch, began) = (Watch::default(), Instant::now());
         let report = run(&scenario, &mut watch);
-        let deciding: Duration = watch.kinds.values().map(|(_, time)| *time).sum();
         println!(
-            "{providers} providers: {} jobs, {} units, {} decisions in {:.1} s, {:.2} µs each; whole run {:.1} s; {:.0} % at work; problems {:?}",
+            "{providers} providers: {} jobs, {} units, {} decisions; whole run {:.1} s; {:.0} % at work; problems {:?}",
             report.jobs.submitted,
             report.units.accepted,
             report.decisions,
-            deciding.as_secs_f64(),
-            deciding.as_secs_f64() * 1e6 / report.decisions as f64,
             began.elapsed().as_secs_f64(),
             report.utilisation * 100.0,
             report.problems,
         );
-        for (kind, (count, time)) in watch.kinds {
-            println!("  {kind:<10} {count:>10} {:>10.2} µs", time.as_secs_f64() * 1e6 / count as f64);
+        // Medians, because a machine that does something else besides shows in every mean.
+        println!(
+            "  {:<10} {:>10} {:>12} {:>12} {:>12}",
+            "command", "decisions", "median µs", "90 % µs", "99 % µs"
+        );
+        let all: Vec<u32> = watch.kinds.values().flatten().copied().collect();
+        for (kind, mut times) in watch.kinds.into_iter().chain([("all", all)]) {
+            times.sort_unstable();
+            let at = |percent: usize| f64::from(times[(times.len() - 1) * percent / 100]) / 1e3;
+            println!("  {kind:<10} {:>10} {:>12.2} {:>12.2} {:>12.2}", times.len(), at(50), at(90), at(99));
         }
     }
 }

@@ -27,7 +27,8 @@ pub use scenario::{Faults, Population, Scenario, Stream, Verification, Workload,
 pub trait Observer {
     /// A command is about to be decided.
     fn deciding(&mut self) {}
-    /// It was decided, or refused; `kind` is the command's.
+    /// It was decided, or refused; `kind` is the command's, where `lease` is a request that got no work and `grant` one that
+    /// did.
     fn decided(&mut self, _kind: &'static str) {}
     /// Simulated time passed, in seconds of those planned. What is left after the plan counts beyond it.
     fn passed(&mut self, _at_s: u64, _of_s: u64) {}

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use engine::{Answer, Command, Event, Params, Rejection, State, violations};
+use engine::{Answer, Command, Decision, Event, Params, Rejection, State, violations};
 use protocol::{Hash, PublicKey};
 
 use crate::Observer;
@@ -95,7 +95,9 @@ impl<A> Market<A> {
         let (now_ms, kind) = (self.now_ms(at_us), kind(&command));
         observer.deciding();
         let decision = engine::decide(&mut self.state, now_ms, command);
-        observer.decided(kind);
+        let granted =
+            matches!(&decision, Ok(Decision { answer: Answer::Leases(leases), .. }) if !leases.is_empty());
+        observer.decided(if granted { "grant" } else { kind });
         self.decisions += 1;
         if self.decisions.is_multiple_of(self.check_every) {
             self.check();
