@@ -10,6 +10,7 @@ mod job_commands;
 mod results;
 mod say;
 mod signals;
+mod sim;
 mod submit;
 mod up;
 mod wallet;
@@ -44,6 +45,8 @@ enum Command {
     Wallet(wallet_commands::Command),
     /// Show the GPUs that a worker could use
     Device(device::Options),
+    /// Run the market's rules against a simulated network
+    Sim(sim::Options),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Device(options) => device::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::Up(options) => block_on(up::run(options)),
         Command::Worker(options) => block_on(work::run(options)),
         Command::Submit(options) => block_on(submit::run(options)),
@@ -115,6 +119,7 @@ impl Command {
             Self::Job(command) => command.json(),
             Self::Wallet(command) => command.json(),
             Self::Device(options) => options.json,
+            Self::Sim(options) => options.json,
             Self::Completions { .. } | Self::Executor | Self::Openapi => false,
         }
     }

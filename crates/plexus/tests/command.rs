@@ -40,6 +40,7 @@ fn help_texts() {
         "wallet delegate",
         "wallet faucet",
         "device",
+        "sim",
         "completions",
     ] {
         let mut arguments: Vec<&str> = command.split_whitespace().collect();
@@ -138,4 +139,28 @@ fn mistakes_in_a_job_are_found_before_anything_is_sent() {
     check("job.toml", "dtype = \"u8\"", "dtype = \"u9\"", &["u9"]);
     check("kernel.wgsl", "fn ", "fun ", &["line", "column"]);
     assert!(!home.path().join(".config").exists(), "a dry run makes no wallet");
+}
+
+#[test]
+fn a_simulation_is_the_same_again_and_says_what_is_wrong_with_a_workload() {
+    let home = tempfile::tempdir().unwrap();
+    let small = ["sim", "--providers", "6", "--minutes", "1", "--faults", "--seed", "7"];
+    let simulate = |more: &[&str]| plexus(home.path(), &[&small[..], more].concat());
+    let first = simulate(&["--json", "--svg", "plots.svg"]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let first: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    assert_eq!(first["report"]["problems"].as_array().map(Vec::len), Some(0));
+    assert_eq!(first["cost"]["all"]["decisions"], first["report"]["decisions"]);
+    let svg = std::fs::read_to_string(home.path().join("plots.svg")).unwrap();
+    assert!(svg.starts_with("<svg"));
+
+    let again = simulate(&[]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(text(&again.stdout).contains(first["report"]["digest"].as_str().unwrap()));
+
+    std::fs::write(home.path().join("workload.toml"), "[[stream]]\nnam = \"a\"\n").unwrap();
+    let refused = simulate(&["--workload", "workload.toml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = text(&refused.stderr);
+    assert!(stderr.contains("workload.toml: ") && stderr.contains("nam"), "{stderr}");
 }
