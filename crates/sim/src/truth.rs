@@ -76,6 +76,8 @@ struct Committed {
     run: UnitRun,
     worker: PublicKey,
     wrong: Vec<u64>,
+    /// Units for which a check was drawn.
+    drawn: BTreeSet<u64>,
 }
 
 /// What happened, seen by somebody who knows what is right.
@@ -142,7 +144,14 @@ impl Truth {
                     .map(|(unit, _)| unit)
                     .collect();
                 self.units.wrong_committed += wrong.len() as u64;
-                self.committed.insert(package, Committed { job, run, worker: receipt.worker, wrong });
+                self.committed.insert(
+                    package,
+                    Committed { job, run, worker: receipt.worker, wrong, drawn: BTreeSet::new() },
+                );
+            }
+            Event::ChecksDrawn { package, checks, .. } => {
+                let entry = self.committed.get_mut(package).expect("it was committed");
+                entry.drawn.extend(checks.iter().flat_map(|check| &check.units));
             }
             Event::PackageAccepted { package, .. } => self.accepted(*package, state),
             Event::PackageRejected { package, .. } => {
@@ -173,7 +182,7 @@ impl Truth {
 
     /// A package was paid: every wrong unit in it needs an excuse.
     fn accepted(&mut self, package: PackageId, state: &State) {
-        let Committed { job, run, wrong, worker } =
+        let Committed { job, run, wrong, worker, drawn } =
             self.committed.remove(&package).expect("it was committed");
         self.units.accepted += u64::from(run.count);
         let entry = &state.jobs()[&job];
@@ -184,12 +193,15 @@ impl Truth {
         for unit in wrong {
             let mut checkers = accepted.checked.iter().filter(|(checked, _)| *checked == unit).peekable();
             if checkers.peek().is_none() {
-                match (&entry.state, entry.spec.policy) {
-                    (JobState::Cancelled, _) => self.units.wrong_cancelled += 1,
-                    (_, Policy::Audit { .. }) => self.units.wrong_unseen += 1,
-                    (_, Policy::Quorum { .. }) => self.problems.push(format!(
-                        "{job}/{unit} of {worker} is wrong and paid, and nobody of a quorum executed it again"
-                    )),
+                let quorum = matches!(entry.spec.policy, Policy::Quorum { .. });
+                if entry.state == JobState::Cancelled {
+                    self.units.wrong_cancelled += 1;
+                } else if quorum || drawn.contains(&unit) {
+                    self.problems.push(format!(
+                        "{job}/{unit} of {worker} is wrong and paid, though nobody agreed with it and it was to be checked"
+                    ));
+                } else {
+                    self.units.wrong_unseen += 1;
                 }
                 continue;
             }

@@ -78,6 +78,7 @@ enum Happening {
     Flush,
     Judge,
     MarketCrash,
+    MarketDown,
     MarketBack,
     ClockJump,
     Sample,
@@ -172,6 +173,8 @@ pub(crate) struct World<'a> {
     flushing: bool,
     judging: bool,
     rounding: bool,
+    /// Whether the market crashes as soon as something is decided and not yet durable.
+    crash_due: bool,
     activity: Activity,
     samples: Vec<Sample>,
     sampled: (Activity, u64),
@@ -210,6 +213,7 @@ impl<'a> World<'a> {
             flushing: false,
             judging: false,
             rounding: false,
+            crash_due: false,
             activity: Activity::default(),
             samples: Vec::new(),
             sampled: Default::default(),
@@ -355,6 +359,11 @@ impl<'a> World<'a> {
             self.flushing = true;
             self.after(GROUP_US, Happening::Flush);
         }
+        if self.market.unwritten() && self.crash_due {
+            self.crash_due = false;
+            // Before the group is durable.
+            self.after(GROUP_US / 2, Happening::MarketDown);
+        }
         if self.market.retry && !self.rounding {
             self.rounding = true;
             self.after(ROUND_US, Happening::Round);
@@ -490,7 +499,18 @@ impl<'a> World<'a> {
             Happening::Round => self.round(),
             Happening::Flush => self.flush(),
             Happening::Judge => self.judge(),
-            Happening::MarketCrash => self.market_crash(),
+            Happening::MarketCrash => {
+                if self.stormy() {
+                    // At any time, or when it hurts.
+                    self.crash_due = self.chance.happens(500_000);
+                    if !self.crash_due {
+                        self.market_down();
+                    }
+                    let next_us = self.chance.exponential(self.scenario.faults.market_crash_s * SECOND);
+                    self.after(next_us, Happening::MarketCrash);
+                }
+            }
+            Happening::MarketDown => self.market_down(),
             Happening::MarketBack => {
                 self.market.restart(self.at_us, self.observer);
                 self.tick_us = None;
@@ -884,18 +904,13 @@ impl World<'_> {
         self.decided();
     }
 
-    fn market_crash(&mut self) {
-        if !self.stormy() {
-            return;
-        }
-        if self.market.up {
+    fn market_down(&mut self) {
+        if self.market.up && self.stormy() {
             self.faults.market_crashes += 1;
             self.faults.undurable_events += self.market.crash();
             let down_us = SECOND + self.chance.below(20 * SECOND);
             self.after(down_us, Happening::MarketBack);
         }
-        let next_us = self.chance.exponential(self.scenario.faults.market_crash_s * SECOND);
-        self.after(next_us, Happening::MarketCrash);
     }
 }
 
