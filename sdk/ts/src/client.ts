@@ -62,6 +62,14 @@ export class BlobMismatchError extends Error {
   }
 }
 
+/** The market does not tell a blob's length, or sent other bytes of it than were asked for. */
+export class BlobRangeError extends Error {
+  constructor(blob: Hash, what: string) {
+    super(`blob ${blob}: ${what}`);
+    this.name = 'BlobRangeError';
+  }
+}
+
 export interface ClientOptions {
   /** The market's address, such as `http://127.0.0.1:7700`. */
   market: string;
@@ -190,6 +198,40 @@ export class Client {
     const bytes = new Uint8Array(await this.#received(answer.arrayBuffer()));
     const found = await blobId(bytes);
     if (found !== hash) throw new BlobMismatchError(hash, found);
+    return bytes;
+  }
+
+  /** The blob's length in bytes. */
+  async blobLength(hash: Hash, signal?: AbortSignal): Promise<number> {
+    const asking = { method: 'HEAD', repeatable: true, ...(signal && { signal }) } as const;
+    const answer = await this.#call(`/v1/blobs/${hash}`, asking);
+    const length = answer.headers.get('content-length') ?? '';
+    if (!/^\d{1,15}$/.test(length)) throw new BlobRangeError(hash, 'the market does not tell its length');
+    return Number(length);
+  }
+
+  /**
+   * The bytes of a blob from `start` up to, not including, `end`. A range cannot be checked against the hash of the whole: use it
+   * for blobs that are too large to fetch whole.
+   */
+  async blobRange(hash: Hash, start: number, end: number, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>> {
+    if (start >= end) return new Uint8Array();
+    const headers = { range: `bytes=${start}-${end - 1}` };
+    const options = { headers, timeoutMs: 10 * TIMEOUT_MS, ...(signal && { signal }) };
+    const answer = await this.#call(`/v1/blobs/${hash}`, options);
+    // A market that ignores the range would send the whole blob: it is judged before the body is read.
+    const place = answer.headers.get('content-range') ?? '';
+    const announced = answer.headers.get('content-length') ?? String(end - start);
+    const asked = answer.status === 206 && announced === String(end - start);
+    if (!asked || !place.startsWith(`bytes ${start}-${end - 1}/`)) {
+      void answer.body?.cancel().catch(() => {});
+      const found = `status ${answer.status}, ${place || 'no content-range'}, ${announced} bytes`;
+      throw new BlobRangeError(hash, `asked for bytes ${start}-${end - 1}, answered with ${found}`);
+    }
+    const bytes = new Uint8Array(await this.#received(answer.arrayBuffer()));
+    if (bytes.length !== end - start) {
+      throw new BlobRangeError(hash, `asked for ${end - start} bytes, ${bytes.length} arrived`);
+    }
     return bytes;
   }
 
