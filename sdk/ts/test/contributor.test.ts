@@ -27,7 +27,7 @@ const encoder = new TextEncoder();
 
 /** A market that gives out prepared leases and remembers what it was told. */
 class FakeMarket {
-  readonly calls: { path: string; body: any }[] = [];
+  readonly calls: { path: string; body: any; range?: string }[] = [];
   readonly receipts: SignedReceipt[] = [];
   readonly blobs = new Map<string, Uint8Array<ArrayBuffer>>();
   readonly leases: Lease[] = [];
@@ -37,20 +37,20 @@ class FakeMarket {
   #polls: (() => void)[] = [];
   #address = '';
 
-  async addLease(units: number, first = 0): Promise<Lease> {
+  async addLease(units: number, first = 0, large?: { blob: Uint8Array<ArrayBuffer>; stride: number }): Promise<Lease> {
     const put = async (bytes: Uint8Array<ArrayBuffer>) => {
       const hash = await blobId(bytes);
       this.blobs.set(hash, bytes);
       return hash;
     };
-    const input = await put(Uint8Array.from({ length: 40 }, (_, i) => i));
+    const input = await put(large?.blob ?? Uint8Array.from({ length: 40 }, (_, i) => i));
     const lease: Lease = {
       id: `lease-${this.leases.length + this.calls.length + 1}`,
       generation: 3,
       job: 'job-1',
       manifest: await put(encoder.encode(JSON.stringify(manifest))),
       units: [{ first: String(first), count: units }],
-      inputs: [{ blob: input, offset: '0', stride: '4', length: '4' }],
+      inputs: [{ blob: input, offset: '0', stride: String(large?.stride ?? 4), length: '4' }],
       expires_in_ms: 10_000,
     };
     this.leases.push(lease);
@@ -62,7 +62,8 @@ class FakeMarket {
     const path = String(url).slice(this.address.length);
     const body = typeof init.body === 'string' ? JSON.parse(init.body) : init.body;
     init.signal?.throwIfAborted();
-    this.calls.push({ path, body });
+    const range = init.headers?.range;
+    this.calls.push({ path, body, ...(range && { range }) });
     const other = this.override?.(path, body);
     if (other) return other;
     const json = (value: unknown, status = 200) => new Response(JSON.stringify(value), { status });
@@ -70,9 +71,9 @@ class FakeMarket {
       const hash = path.slice('/v1/blobs/'.length);
       if (init.method === 'PUT') this.blobs.set(hash, body.slice());
       const bytes = this.blobs.get(hash);
-      return bytes
-        ? new Response(bytes)
-        : json({ status: 404, code: 'not_found', detail: 'no such blob', fix: '' }, 404);
+      if (!bytes) return json({ status: 404, code: 'not_found', detail: 'no such blob', fix: '' }, 404);
+      if (init.method === 'HEAD') return new Response(null, { headers: { 'content-length': String(bytes.length) } });
+      return range ? rangeOf(bytes, range) : new Response(bytes);
     }
     switch (path) {
       case '/v1/market':
@@ -110,6 +111,14 @@ class FakeMarket {
     if (path.startsWith('/v1/jobs/')) return json({ name: 'counting' });
     return json({});
   };
+}
+
+/** As RFC 9110 and the market answer a range. */
+function rangeOf(bytes: Uint8Array<ArrayBuffer>, range: string): Response {
+  const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(range) ?? [];
+  const part = bytes.slice(Number(first), Number(last) + 1);
+  const headers = { 'content-range': `bytes ${first}-${last}/${bytes.length}`, 'content-length': String(part.length) };
+  return new Response(part, { status: 206, headers });
 }
 
 async function signer() {
@@ -192,6 +201,88 @@ test('packages are computed, uploaded and committed to with a valid signature', 
   // The second package's last unit lies beyond the blob's end.
   expect([...(market.blobs.get(second?.units[1]?.outputs[0]?.blob ?? '') ?? [])]).toEqual([37, 38, 39, 40]);
   expect(contributor.state).toMatchObject({ units: 5, adapter: 'adder' });
+});
+
+/** 9 MiB, more than is fetched whole, with a number in each MiB that says which it is. */
+function largeBlob(): { blob: Uint8Array<ArrayBuffer>; stride: number } {
+  const stride = 1024 * 1024;
+  const blob = new Uint8Array(9 * stride);
+  for (let at = 0; at < blob.length; at += stride) blob.fill(at / stride, at, at + 4);
+  return { blob, stride };
+}
+
+test('of a large blob only what the units need is fetched', async () => {
+  const market = new FakeMarket();
+  const large = largeBlob();
+  const lease = await market.addLease(3, 7, large);
+  await market.addLease(1, 2, large);
+  const { contributor, until } = await contribute(market, async () => adder());
+  contributor.start();
+  await until(paid(2));
+  const blob = `/v1/blobs/${lease.inputs[0]?.blob}`;
+  const MiB = 1024 * 1024;
+  const asked = market.calls.filter((call) => call.path === blob).map((call) => call.range);
+  // The length is asked for once, without a range; the third unit lies beyond the end and needs nothing.
+  const ranges = [undefined, `bytes=${7 * MiB}-${7 * MiB + 3}`, `bytes=${8 * MiB}-${8 * MiB + 3}`];
+  expect(asked).toEqual([...ranges, `bytes=${2 * MiB}-${2 * MiB + 3}`]);
+  const outputs = market.receipts.flatMap(({ units }) => units.map((unit) => unit.outputs[0]?.blob ?? ''));
+  expect(outputs.map((output) => market.blobs.get(output)?.[0])).toEqual([8, 9, 1, 3]);
+});
+
+test('an answer that is not the range gives the package back', async () => {
+  for (const wrong of [
+    () => new Response(new Uint8Array(4)),
+    () => new Response(new Uint8Array(3), { status: 206, headers: { 'content-range': 'bytes 0-3/9437184' } }),
+    () => new Response(new Uint8Array(4), { status: 206, headers: { 'content-range': 'bytes 4-7/9437184' } }),
+  ]) {
+    const market = new FakeMarket();
+    const lease = await market.addLease(1, 0, largeBlob());
+    market.override = () => (market.calls.at(-1)?.range ? wrong() : undefined);
+    const { contributor, until } = await contribute(market, async () => adder());
+    contributor.start();
+    await until((state) => state.log.some((entry) => entry.kind === 'problem'));
+    await market.addLease(1);
+    await until(paid(1));
+    const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+    expect(released?.body).toMatchObject({ cause: 'input_failed' });
+  }
+});
+
+test('a pause does not wait for a range that does not come', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(3, 0, largeBlob());
+  const fetched = market.fetch;
+  let asked: () => void = () => {};
+  const waiting = new Promise<void>((resolve) => (asked = resolve));
+  market.fetch = async (url, init: any = {}) => {
+    if (!init.headers?.range) return fetched(url, init);
+    return new Promise<Response>((_, reject) => {
+      init.signal.addEventListener('abort', () => reject(init.signal.reason));
+      asked();
+    });
+  };
+  const { contributor } = await contribute(market, async () => adder());
+  contributor.start();
+  await waiting;
+  await contributor.pause();
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(released?.body).toMatchObject({ cause: 'leaving' });
+});
+
+test('inputs beyond the memory that the manifest claims are refused before they are fetched', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1);
+  const input = lease.inputs[0] as Lease['inputs'][0];
+  input.length = '1025';
+  const { contributor, until } = await contribute(market, async () => adder());
+  contributor.start();
+  await until((state) => state.log.some((entry) => entry.kind === 'problem'));
+  await market.addLease(1, 1);
+  await until(paid(1));
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(released?.body).toMatchObject({ cause: 'program_failed' });
+  const first = market.calls.findIndex((call) => call.path.endsWith('/release'));
+  expect(market.calls.slice(0, first).some((call) => call.path.endsWith(input.blob))).toBe(false);
 });
 
 test('every output is there before the receipt that names it', async () => {

@@ -16,20 +16,20 @@ import type {
 } from '../api.js';
 import { parseAmount, toTokens } from '../amount.js';
 import { commitmentTo, packageRoot, parseU64, receiptBytes } from '../bytes.js';
-import { BlobMismatchError, type Client, ProblemError, UnreachableError } from '../client.js';
+import { BlobMismatchError, BlobRangeError, type Client, ProblemError, UnreachableError } from '../client.js';
 import { ExpressionError } from '../expression.js';
 import { GpuError, type UnitResult } from '../gpu/index.js';
 import type { Hash } from '../hash.js';
 import { ManifestError, parseManifest } from '../manifest.js';
-import { unitInput } from '../split.js';
 import type { ComputeDevice, ComputeProgram } from './compute.js';
+import { PackageInputs } from './inputs.js';
 import { type ContributorState, type Farewell, type LogEntry, STOPPED } from './state.js';
 
 export interface ContributorOptions {
   client: Client;
   /** Takes the device; called only after Start, and again when a device was lost. */
   openDevice: () => Promise<ComputeDevice>;
-  /** Brings a blob, checked. */
+  /** Brings a whole blob, checked. */
   blob: (hash: Hash) => Promise<Uint8Array<ArrayBuffer>>;
   /** Random per tab, so that two with one key are told apart. */
   instance: string;
@@ -58,12 +58,16 @@ const RATE_WINDOW_MS = 60_000;
 const IDLE_SHOWN_MS = 200;
 /** Computed work is kept this long for a market that does not answer. */
 const PATIENCE_MS = 300_000;
+/** Blobs whose length is remembered, so that it is not asked for with every package. */
+const LENGTHS_MAX = 256;
 
 interface Package {
   lease: Lease;
   takenAt: number;
   program: ComputeProgram;
-  inputs: Uint8Array<ArrayBuffer>[];
+  inputs: PackageInputs;
+  /** Ends its downloads. */
+  closing: AbortController;
 }
 
 /** A lease in hand, until its receipt was answered. */
@@ -86,6 +90,7 @@ export class Contributor {
   #giveBack = false;
   readonly #held = new Map<string, Held>();
   readonly #names = new Map<string, string>();
+  readonly #lengths = new Map<Hash, number>();
   readonly #finished: number[] = [];
   #unitMs: number | undefined;
   #earnedAtStart: bigint | undefined;
@@ -238,10 +243,11 @@ export class Contributor {
         if (poll.signal.aborted) throw await device.lost;
         if (!taken) continue;
         if (end.aborted) {
+          taken.closing.abort();
           await this.#release(taken.lease, 'leaving', 'the worker was paused');
           break;
         }
-        const computed = await this.#compute(taken, prefetch, end);
+        const computed = await this.#compute(taken, prefetch, end).finally(() => taken.closing.abort());
         if (!computed) continue;
         const sending = this.#commit(taken, computed, end).finally(() => receipts.delete(sending));
         receipts.add(sending);
@@ -250,12 +256,13 @@ export class Contributor {
     } finally {
       poll.abort();
       const unused = await Promise.resolve(next).catch(() => undefined);
+      unused?.closing.abort();
       if (unused) await this.#release(unused.lease, 'leaving', 'the worker was paused');
       await Promise.allSettled(receipts);
     }
   }
 
-  /** Waits for a package and fetches all that it needs. */
+  /** Waits for a package and fetches all that its first unit needs. */
   async #take(device: ComputeDevice, end: AbortSignal): Promise<Package | undefined> {
     let lease: Lease | undefined;
     try {
@@ -273,21 +280,48 @@ export class Contributor {
     this.#held.set(lease.id, { lease, lost: false });
     const takenAt = performance.now();
     void this.#learnName(lease.job);
-    let manifest: Manifest;
+    const closing = new AbortController();
+    const ended = () => closing.abort();
+    end.addEventListener('abort', ended);
+    if (end.aborted) ended();
     try {
-      manifest = parseManifest(JSON.parse(new TextDecoder().decode(await this.#options.blob(lease.manifest))));
-      const inputs = await Promise.all(lease.inputs.map((input) => this.#options.blob(input.blob)));
+      const manifest = parseManifest(JSON.parse(new TextDecoder().decode(await this.#options.blob(lease.manifest))));
+      checkMemory(manifest, lease);
+      const inputs = await this.#openInputs(lease, closing.signal, end);
       const program = await device.program(manifest, lease.manifest, this.#options.blob);
-      return { lease, takenAt, program, inputs };
+      return { lease, takenAt, program, inputs, closing };
     } catch (error) {
-      await this.#fail(lease, error);
+      const dropped = closing.signal.aborted && !(error instanceof GpuError);
+      closing.abort();
+      await this.#fail(lease, dropped ? new Dropped('the worker was paused') : error);
       return undefined;
+    } finally {
+      end.removeEventListener('abort', ended);
     }
+  }
+
+  #openInputs(lease: Lease, closed: AbortSignal, end: AbortSignal): Promise<PackageInputs> {
+    const held = this.#held.get(lease.id);
+    const source = {
+      whole: this.#options.blob,
+      length: async (hash: Hash) => {
+        const length = this.#lengths.get(hash) ?? (await this.#client.blobLength(hash, closed));
+        this.#lengths.delete(hash);
+        this.#lengths.set(hash, length);
+        const [oldest] = this.#lengths.keys();
+        if (this.#lengths.size > LENGTHS_MAX && oldest) this.#lengths.delete(oldest);
+        return length;
+      },
+      // Not by way of the cache, which keeps only what it can check.
+      range: (hash: Hash, first: number, after: number) =>
+        this.#patiently(held, end, () => this.#client.blobRange(hash, first, after, closed)),
+    };
+    return PackageInputs.open(source, lease.inputs, unitsOf(lease));
   }
 
   /** Runs a package's units; what comes back still has to be committed. */
   async #compute(taken: Package, prefetch: () => void, end: AbortSignal): Promise<Computed | undefined> {
-    const { lease, program, inputs } = taken;
+    const { lease, program, inputs, closing } = taken;
     const units = unitsOf(lease);
     const held = this.#held.get(lease.id);
     const current = {
@@ -304,11 +338,16 @@ export class Contributor {
     const running: Promise<void>[] = [];
     let deviceUs = 0;
     let finishedAt = performance.now();
+    const paused = () => this.#giveBack && closing.abort();
+    end.addEventListener('abort', paused);
     try {
       for (const [index, unit] of units.entries()) {
+        const bytes = await inputs.unit(index).catch((error: unknown) => {
+          if (closing.signal.aborted) return [];
+          throw error;
+        });
         if (held?.lost) throw new Dropped('the lease ended before its units were done');
         if (this.#giveBack) throw new Dropped('the worker was paused');
-        const bytes = lease.inputs.map((input, i) => unitInput(input, unit, inputs[i] as Uint8Array<ArrayBuffer>));
         const run = program.run(bytes).then((result) => {
           const now = performance.now();
           this.#unitMs = this.#unitMs === undefined ? now - finishedAt : 0.7 * this.#unitMs + 0.3 * (now - finishedAt);
@@ -331,6 +370,8 @@ export class Contributor {
       await Promise.allSettled(running);
       await this.#fail(lease, error);
       return undefined;
+    } finally {
+      end.removeEventListener('abort', paused);
     }
   }
 
@@ -549,6 +590,14 @@ function unitsOf(lease: Lease): bigint[] {
   });
 }
 
+/** Refuses a package whose units would bring more bytes than the manifest says that they take. */
+function checkMemory(manifest: Manifest, lease: Lease): void {
+  const bytes = lease.inputs.reduce((sum, { length }) => sum + parseU64(length), 0n);
+  const bytesMax = manifest.limits.memory_bytes_max;
+  if (bytes <= BigInt(bytesMax)) return;
+  throw new ManifestError('limits.memory_bytes_max', `a unit's inputs have ${bytes} bytes, the limit is ${bytesMax}`);
+}
+
 function workingOn(lease: Lease, name: string | undefined): Reason {
   return reason('working', `Computing ${name ?? lease.job}.`);
 }
@@ -566,7 +615,7 @@ function causeOf(error: unknown): ReleaseCause | undefined {
   if (error instanceof ManifestError || error instanceof ExpressionError || error instanceof SyntaxError)
     return 'program_failed';
   if (error instanceof RangeError) return 'program_failed';
-  if (error instanceof BlobMismatchError) return 'input_failed';
+  if (error instanceof BlobMismatchError || error instanceof BlobRangeError) return 'input_failed';
   if (error instanceof ProblemError) return error.problem.status === 404 ? 'input_failed' : undefined;
   return undefined;
 }
