@@ -12,6 +12,9 @@ use crate::{
 /// An event that names what is not there: the journal is not this market's, or a rule is broken.
 const CORRUPT: &str = "the event follows from the state it is applied to";
 
+/// Workers that a run of units remembers as having failed it or given it back; the latest.
+const AVOID_MAX: usize = 16;
+
 impl State {
     /// Folds one event that was decided at `at_ms`.
     ///
@@ -341,7 +344,18 @@ impl State {
     fn put_waiting(&mut self, id: JobId, run: WaitingRun) {
         let job = self.job(id);
         job.waiting_units += run.count;
-        job.waiting.push_front(run);
+        match job.waiting.front_mut() {
+            // Neighbours with the same past are one run again, so that the queue does not crumble.
+            Some(next)
+                if next.first == run.first + run.count
+                    && (next.attempts, &next.avoid, next.late, run.late)
+                        == (run.attempts, &run.avoid, None, None) =>
+            {
+                next.first = run.first;
+                next.count += run.count;
+            }
+            _ => job.waiting.push_front(run),
+        }
         self.runnable.insert(id);
     }
 
@@ -365,9 +379,12 @@ impl State {
             Work::Package { package, job, run } => {
                 let Package { mut attempts, mut avoid, .. } = self.packages.remove(&package).expect(CORRUPT);
                 self.job(job).leased_units -= u64::from(run.count);
-                if failed {
-                    attempts += 1;
-                    avoid.push(lease.worker);
+                attempts += u32::from(failed);
+                // Who gave units back untried leaves them to others too, or one worker could hold them up for ever.
+                let passed_on = failed || matches!(cause, EndCause::Returned);
+                if passed_on && !avoid.contains(&lease.worker) {
+                    avoid.truncate(AVOID_MAX - 1);
+                    avoid.insert(0, lease.worker);
                 }
                 let late = matches!(cause, EndCause::Expired).then_some(id);
                 if late.is_some() {

@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{Amount, JobId};
 
-use crate::{CheckState, PackageState, State, Work};
+use crate::{CheckState, JobReason, PackageState, State, Work, WorkerReason};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,16 @@ pub fn violations(state: &State) -> Vec<Violation> {
             let runnable = state.runnable.contains(id) != job.waiting.is_empty();
             expect(runnable, "I8", &|| format!("{id} is in the queue without units, or the other way round"));
         }
-        expect(state.job_reason(*id).is_some(), "I7", &|| format!("{id} has no reason"));
+        let reason = state.job_reason(*id);
+        expect(reason.is_some(), "I7", &|| format!("{id} has no reason"));
+        // A promise must be one that some worker hears too.
+        if matches!(reason, Some(JobReason::NextRequest { .. })) {
+            let heard = state.providers.iter().any(|key| {
+                let known = &state.workers[key];
+                known.leases.is_empty() && state.worker_reason(*key, 0) == Some(WorkerReason::NextRequest)
+            });
+            expect(heard, "I7", &|| format!("{id} waits for a request that nobody is told to make"));
+        }
     }
 
     let mut in_hands = BTreeSet::new();

@@ -427,6 +427,27 @@ fn nobody_hoards_a_job() {
 }
 
 #[test]
+fn units_given_back_go_to_others_and_lie_together_again() {
+    let mut world = world(&[1]);
+    let mut single = spec(4, AUDIT);
+    single.package_units = Some(1);
+    let job = world.submit(single);
+    let leases = world.lease(key(1), 2);
+    for lease in leases.into_iter().rev() {
+        let release = Release::Returned;
+        world.run(Command::Release { worker: key(1), lease, generation: 1, release }).expect("given back");
+    }
+    assert_eq!(world.state.jobs()[&job].waiting.len(), 2, "the two given back, and the rest");
+    assert_eq!(world.lease(key(1), 1).len(), 1, "nobody else is there");
+    world.announce(key(2));
+    let again = world.lease(key(2), 2)[0];
+    assert_eq!(world.state.leases()[&again].generation, 1, "giving back is no failed attempt");
+    let mine = world.lease(key(1), 1)[0];
+    let units: Vec<_> = world.state.lease_units(&world.state.leases()[&mine]);
+    assert!(units[0].first >= 2, "{units:?} were not given back before");
+}
+
+#[test]
 fn a_restart_gives_leases_the_time_that_was_lost() {
     let mut world = world(&[1]);
     world.submit(spec(1, AUDIT));
