@@ -16,6 +16,8 @@ impl Drop for Seed {
 const PROVIDERS: u32 = 14;
 const MINUTES: u32 = 2;
 
+/// Where a test changes the built-in workload, its text is to be written to a file first.
+const CHANGED: &str = " --workload FILE` with the test's workload in `FILE";
 const STORM: &str = include_str!("../data/storm.toml");
 
 /// `plexus sim --faults --workload crates/sim/data/storm.toml` with these numbers.
@@ -117,7 +119,7 @@ fn without_faults_and_cheats_nothing_is_rejected_or_refused() {
             stream.cancel_ppm = 0;
             stream.poison_ppm = 0;
         }
-        let report = good(&calm, " (without cheats)");
+        let report = good(&calm, CHANGED);
         assert_eq!(report.units.rejected, 0, "seed {seed}");
         assert_eq!(report.jobs.submitted, report.jobs.done, "seed {seed}");
         // Lazy checkers hold leases until others have the units.
@@ -132,7 +134,7 @@ fn a_poisoned_unit_is_parked_and_its_job_ends_incomplete() {
     let workload = Workload::parse(&text).expect("it reads");
     let reports: Vec<_> = (0..10)
         .map(|seed| {
-            good(&Scenario { workload: workload.clone(), ..Scenario::new(seed, PROVIDERS, MINUTES) }, "")
+            good(&Scenario { workload: workload.clone(), ..Scenario::new(seed, PROVIDERS, MINUTES) }, CHANGED)
         })
         .collect();
     assert!(reports.iter().any(|report| report.jobs.incomplete > 0 && report.units.parked > 0));
@@ -149,8 +151,10 @@ fn a_quorum_lets_nothing_wrong_through_that_partners_did_not_vouch_for() {
     let workload = Workload::parse(&text).expect("it reads");
     let mut wrong = 0;
     for seed in 0..20 {
-        let report =
-            good(&Scenario { workload: workload.clone(), ..Scenario::new(seed, PROVIDERS, MINUTES) }, "");
+        let report = good(
+            &Scenario { workload: workload.clone(), ..Scenario::new(seed, PROVIDERS, MINUTES) },
+            CHANGED,
+        );
         assert_eq!((report.units.wrong_unseen, report.units.wrong_cancelled), (0, 0), "seed {seed}");
         wrong += report.units.wrong_committed;
     }
