@@ -5,7 +5,10 @@
 import { Client, type Job, type Ledger, type Payment, type Worker } from '@plexus/sdk';
 import { useEffect, useState } from 'preact/hooks';
 
-const PAYMENTS_MAX = 80;
+import { paymentKey } from './payments.js';
+
+/** A settlement is up to three of them, and one row on the page. */
+const PAYMENTS_MAX = 150;
 const JOBS_MAX = 100;
 /** The ledger is asked for at most this often while payments come in. */
 const LEDGER_MS = 1_000;
@@ -161,11 +164,6 @@ function byPresence(a: Worker, b: Worker): number {
 
 function idNumber(id: string): number {
   return Number(id.slice(id.indexOf('-') + 1));
-}
-
-/** One journal event can move money to several accounts. */
-function paymentKey({ seq, kind, account, package: of }: Payment): string {
-  return `${seq}/${kind}/${account ?? ''}/${of ?? ''}`;
 }
 
 const network = new LiveNetwork();

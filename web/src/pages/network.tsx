@@ -4,6 +4,7 @@ import type { Job, Ledger, Payment, PaymentKind, Worker } from '@plexus/sdk';
 
 import { clock, count, percent, plural, sentence, tokens } from '../format.js';
 import { useLive } from '../live.js';
+import { foldPayments } from '../payments.js';
 import { Fact, Key, KindIcon, Pill, ProgressBar, Tokens, Verification } from '../parts.js';
 import { Preview } from '../preview.js';
 import { Link } from '../route.js';
@@ -186,29 +187,36 @@ const PAYMENT_WORDS: Record<PaymentKind, string> = {
   refund: 'refund',
 };
 
+const PAYMENT_ROWS_MAX = 40;
+
 /** The stream of payments; it is read out only on demand. */
 function Payments({ payments, workers }: { payments: Payment[]; workers: Worker[] }) {
   const kinds = new Map(workers.map((worker) => [worker.id, worker.kind]));
   return (
     <ol class="payments">
-      {payments.slice(0, 40).map((payment) => {
-        const toSomebody = payment.account && payment.kind !== 'burn' && payment.kind !== 'treasury';
-        const kind = toSomebody && payment.worker ? kinds.get(payment.worker) : undefined;
-        return (
-          <li
-            key={`${payment.seq}/${payment.kind}/${payment.account ?? ''}/${payment.package ?? ''}`}
-            class={payment.kind}
-          >
-            <time dateTime={payment.at}>{clock(payment.at)}</time>
-            <span class="what">
-              {PAYMENT_WORDS[payment.kind]} {kind && <KindIcon kind={kind} />}
-              {toSomebody && <Key of={payment.worker ?? payment.account ?? ''} />}
-              {payment.job && <span class="quiet"> {payment.job}</span>}
-            </span>
-            <span class="amount">{tokens(payment.amount)}</span>
-          </li>
-        );
-      })}
+      {foldPayments(payments)
+        .slice(0, PAYMENT_ROWS_MAX)
+        .map(({ key, payment, treasury, burned }) => {
+          const toSomebody = payment.account && payment.kind !== 'burn' && payment.kind !== 'treasury';
+          const kind = toSomebody && payment.worker ? kinds.get(payment.worker) : undefined;
+          return (
+            <li key={key} class={payment.kind}>
+              <time dateTime={payment.at}>{clock(payment.at)}</time>
+              <span class="what">
+                {PAYMENT_WORDS[payment.kind]} {kind && <KindIcon kind={kind} />}
+                {toSomebody && <Key of={payment.worker ?? payment.account ?? ''} />}
+                {payment.job && <span class="quiet"> {payment.job}</span>}
+              </span>
+              <span class="amount">{tokens(payment.amount)}</span>
+              {(treasury || burned) && (
+                <small class="shares">
+                  {treasury && <span class="treasury">{tokens(treasury)} to the treasury</span>}
+                  {burned && <span class="burn">{tokens(burned)} burned</span>}
+                </small>
+              )}
+            </li>
+          );
+        })}
     </ol>
   );
 }
