@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::{Job, JobRequest};
@@ -180,7 +180,16 @@ impl World {
         let mut config = market::Config::new(folder.path().join("market"));
         config.listen = listen;
         config.faucet = Some(Amount::from_tokens("1000").unwrap());
-        Market::start(config).await.unwrap()
+        // A port that was given up is free for others for a moment, even for a client's own end of a connection.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Market::start(config.clone()).await {
+                Err(market::StartError::Listen { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     fn work(&self, device: Fake) -> Handle {
