@@ -56,13 +56,10 @@ impl Holding {
         self.over.store(true, Relaxed);
     }
 
-    fn units_left(&self) -> u32 {
-        self.lease
-            .units
-            .iter()
-            .map(|run| run.count)
-            .sum::<u32>()
-            .saturating_sub(self.units_done.load(Relaxed))
+    /// The counts are the market's word, which nothing has bounded yet.
+    fn units_left(&self) -> u64 {
+        let units: u64 = self.lease.units.iter().map(|run| u64::from(run.count)).sum();
+        units.saturating_sub(self.units_done.load(Relaxed).into())
     }
 }
 
@@ -150,7 +147,7 @@ impl Leases {
     /// How many packages to ask for now.
     pub(crate) fn packages_wanted(&self) -> u32 {
         let held = self.lock();
-        let left: Vec<(u32, Option<f64>)> = held
+        let left: Vec<(u64, Option<f64>)> = held
             .leases
             .values()
             .map(|holding| (holding.units_left(), held.pace(holding.lease.manifest)))
@@ -167,7 +164,7 @@ impl Leases {
         for (units, pace) in &left {
             // Until its first unit is done nobody knows how long it lasts.
             let Some(pace) = pace else { return 0 };
-            seconds += f64::from(*units) * pace;
+            seconds += *units as f64 * pace;
         }
         let missing = AHEAD.as_secs_f64() - seconds;
         if missing <= 0.0 {
@@ -258,5 +255,15 @@ mod tests {
         assert_eq!(quick.packages_wanted(), PACKAGES_MAX);
         quick.take(lease_of("another program", 2, 1));
         assert_eq!(quick.packages_wanted(), 0, "the new job may be a slow one");
+    }
+
+    #[test]
+    fn counts_that_no_program_has_are_counted_all_the_same() {
+        let leases = Leases::new(Arc::new(Board::new(SecretKey::from_seed([1; 32]).public())));
+        let run = UnitRun { first: 0, count: u32::MAX };
+        let held = leases.take(Lease { units: vec![run; 3], ..lease(1, 0) });
+        leases.unit_done(&held, Duration::from_secs(1));
+        assert_eq!(held.units_left(), 3 * u64::from(u32::MAX) - 1);
+        assert_eq!(leases.packages_wanted(), 0);
     }
 }
