@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     WorkerError,
     backoff::Backoff,
-    context::Context,
+    context::{Context, may_pass},
     device::UnitOutput,
     leases::Holding,
     package::{Package, Refusal},
@@ -142,7 +142,7 @@ async fn upload(
             drop(permit);
             match result {
                 Ok(_) => break,
-                Err(error) if error.is_transient() => context.wait_for_market(&error, &mut backoff).await,
+                Err(error) if may_pass(&error) => context.wait_for_market(&error, &mut backoff).await,
                 Err(error) => return Err(failed(format!("an output could not be uploaded: {error}"))),
             }
         }
@@ -157,6 +157,8 @@ pub(crate) async fn hand_in(
 ) -> Result<(), WorkerError> {
     let mut waiting: Vec<Finished> = Vec::new();
     let mut backoff = Backoff::default();
+    // Receipts at the front that were refused together and go one by one now.
+    let mut singly = 0_usize;
     loop {
         if waiting.is_empty() && finished.recv_many(&mut waiting, RECEIPTS_MAX).await == 0 {
             return Ok(());
@@ -167,8 +169,10 @@ pub(crate) async fn hand_in(
             waiting.push(more);
         }
         let mut units = 0;
+        let receipts_max = if singly > 0 { 1 } else { RECEIPTS_MAX };
         let batch = waiting
             .iter()
+            .take(receipts_max)
             .take_while(|one| {
                 let fits = units == 0 || units + one.receipt.units.len() <= UNITS_MAX;
                 units += one.receipt.units.len();
@@ -178,6 +182,7 @@ pub(crate) async fn hand_in(
         let receipts: Vec<_> = waiting[..batch].iter().map(|one| one.receipt.clone()).collect();
         match context.client.receipts(&ReceiptsRequest { receipts }).await {
             Ok(answer) => {
+                singly = singly.saturating_sub(1);
                 backoff.reset();
                 context.market_up();
                 if answer.results.len() != batch {
@@ -193,9 +198,14 @@ pub(crate) async fn hand_in(
                     context.leases.forget(one.holding.lease.id);
                 }
             }
-            Err(error) if error.is_transient() => context.wait_for_market(&error, &mut backoff).await,
+            Err(error) if may_pass(&error) => context.wait_for_market(&error, &mut backoff).await,
             Err(error) if error.code() == Some(code::WORKER_UNKNOWN) => context.announce().await?,
+            Err(error) if batch > 1 && is_about_content(&error) => {
+                tracing::warn!(receipts = batch, %error, "receipts were refused together; sending them one by one");
+                singly = batch;
+            }
             Err(error) => {
+                singly = singly.saturating_sub(1);
                 for one in waiting.drain(..batch) {
                     let units = one.receipt.units.len() as u64;
                     tracing::warn!(lease = %one.holding.lease.id, %error, "a receipt was refused");
@@ -208,6 +218,11 @@ pub(crate) async fn hand_in(
     }
 }
 
+/// Whether the market refused what the request carries, so that a part of it may be taken.
+fn is_about_content(error: &client::Error) -> bool {
+    matches!(error, client::Error::Problem(problem) if matches!(problem.status, 400 | 413 | 422))
+}
+
 fn note(context: &Context, one: &Finished, result: ReceiptResult) {
     let units = one.receipt.units.len() as u64;
     match result {
@@ -218,5 +233,171 @@ fn note(context: &Context, one: &Finished, result: ReceiptResult) {
             tracing::warn!(%lease, %problem, "a receipt was refused");
             context.board.note(|parts| parts.units_refused += units);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Mutex, PoisonError},
+    };
+
+    use api::{Challenge, ChallengeRequest, Lease, MarketInfo, Problem, ReceiptsAnswer, Session};
+    use axum::{
+        Json, Router,
+        extract::State,
+        http::{HeaderMap, StatusCode},
+        response::{Html, IntoResponse, Response},
+        routing::post,
+    };
+    use protocol::{Amount, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, SecretKey, WorkerKind};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        cache::{Cache, CacheConfig},
+        context::Stop,
+        status::Board,
+    };
+
+    fn key() -> SecretKey {
+        SecretKey::from_seed([7; 32])
+    }
+
+    /// A market that holds lease 2 for malformed, and answers otherwise than in JSON as often as asked.
+    #[derive(Default)]
+    struct Stub {
+        pages: Mutex<u32>,
+        /// The leases of each request that was read.
+        requests: Mutex<VecDeque<Vec<u64>>>,
+    }
+
+    async fn challenge(headers: HeaderMap, Json(request): Json<ChallengeRequest>) -> Json<Challenge> {
+        let (host, nonce) = (headers["host"].to_str().unwrap(), "0123456789abcdef".to_owned());
+        let message = format!(
+            "{host} wants you to sign in with your Solana account:\n{}\n\nNonce: {nonce}",
+            request.address
+        );
+        Json(Challenge { nonce, message, expires_at: "2100-01-01T00:00:00.000Z".into() })
+    }
+
+    async fn login() -> Json<Session> {
+        let account = key().public();
+        let expires_at = "2100-01-01T00:00:00.000Z".into();
+        Json(Session { token: "token".into(), expires_at, account, key: account })
+    }
+
+    async fn receipts(State(stub): State<Arc<Stub>>, Json(request): Json<ReceiptsRequest>) -> Response {
+        let mut pages = stub.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if *pages > 0 {
+            *pages -= 1;
+            return Html("<p>please log in to this network</p>").into_response();
+        }
+        let leases: Vec<u64> = request.receipts.iter().map(|one| one.receipt.lease.0).collect();
+        stub.requests.lock().unwrap().push_back(leases.clone());
+        if leases.contains(&2) {
+            let problem = Problem::new(code::REQUEST_INVALID, "a receipt cannot be read", "correct it");
+            return (StatusCode::BAD_REQUEST, serde_json::to_string(&problem).unwrap()).into_response();
+        }
+        let accepted = |lease| ReceiptResult::Accepted { lease: LeaseId(lease), paid: Amount(1) };
+        Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect() }).into_response()
+    }
+
+    fn facts() -> DeviceFacts {
+        DeviceFacts {
+            kind: WorkerKind::Native,
+            adapter: String::new(),
+            vendor: String::new(),
+            backend: String::new(),
+            features: Vec::new(),
+            limits: DeviceLimits {
+                storage_buffer_bytes_max: 1,
+                buffer_bytes_max: 1,
+                storage_buffers_max: 1,
+                workgroup_invocations_max: 1,
+                workgroup_bytes_max: 1,
+                workgroups_per_dimension_max: 1,
+            },
+        }
+    }
+
+    async fn context(stub: Arc<Stub>) -> Context {
+        let app = Router::new()
+            .route("/v1/auth/challenge", post(challenge))
+            .route("/v1/auth/login", post(login))
+            .route("/v1/receipts", post(receipts))
+            .with_state(stub);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let client = client::Client::new(&address, key()).unwrap();
+        let worker = key().public();
+        let market = MarketInfo {
+            market: worker,
+            faucet: false,
+            blob_bytes_max: 1,
+            heartbeat_ms_max: 1000,
+            provider_bps: 10_000,
+            treasury_bps: 0,
+            burn_bps: 0,
+        };
+        let identity = (worker, "instance".to_owned(), "test".to_owned());
+        let cache = Cache::new(CacheConfig::default());
+        let board = Arc::new(Board::new(worker));
+        Context::new(
+            client,
+            identity,
+            market,
+            facts(),
+            cache,
+            board,
+            watch::Sender::new(Stop::No).subscribe(),
+        )
+    }
+
+    fn finished(context: &Context, id: u64) -> Finished {
+        let lease = Lease {
+            id: LeaseId(id),
+            generation: 1,
+            job: JobId(1),
+            manifest: Hash::of(b"a program"),
+            units: vec![],
+            inputs: vec![],
+            expires_in_ms: 1000,
+        };
+        let receipt = Receipt {
+            market: context.market.market,
+            lease: lease.id,
+            generation: 1,
+            worker: context.worker,
+            job: lease.job,
+            units: 1,
+            package_root: Hash::of(b"a root"),
+            adapter: String::new(),
+            started_at_ms: 1,
+            device_us: 1,
+            total_us: 1,
+        };
+        let signature = key().sign(&receipt);
+        let units = vec![UnitOutputs { unit: id, outputs: vec![] }];
+        let receipt = SignedReceipt { receipt, signature, units };
+        Finished { holding: context.leases.take(lease), receipt }
+    }
+
+    #[tokio::test]
+    async fn a_bad_receipt_and_a_page_of_a_proxy_cost_no_other_receipt() {
+        let stub = Arc::new(Stub { pages: Mutex::new(1), ..Stub::default() });
+        let context = context(stub.clone()).await;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for id in 1..=3 {
+            sender.send(finished(&context, id)).unwrap();
+        }
+        drop(sender);
+        hand_in(&context, receiver).await.unwrap();
+        let status = context.board.subscribe().borrow().clone();
+        assert_eq!((status.units_committed, status.units_refused), (2, 1));
+        assert!(context.leases.all().is_empty());
+        assert_eq!(*stub.requests.lock().unwrap(), [vec![1, 2, 3], vec![1], vec![2], vec![3]]);
     }
 }

@@ -44,6 +44,12 @@ pub(crate) struct DeviceState {
     pub(crate) works: bool,
 }
 
+/// Whether the market may take the same call later. Something that is not the market, such as a proxy's page, may answer in its
+/// place for a while.
+pub(crate) fn may_pass(error: &client::Error) -> bool {
+    error.is_transient() || matches!(error, client::Error::Answer { .. })
+}
+
 /// Outputs uploaded at the same time.
 const UPLOADS_AT_ONCE: usize = 8;
 /// Attempts to give a lease back; if all fail, it expires.
@@ -162,7 +168,7 @@ impl Context {
                     });
                     return Ok(());
                 }
-                Err(error) if error.is_transient() => self.wait_for_market(&error, &mut backoff).await,
+                Err(error) if may_pass(&error) => self.wait_for_market(&error, &mut backoff).await,
                 Err(error) if error.code() == Some(code::WORKER_KEY_IN_USE) => {
                     let since = *in_use_since.get_or_insert_with(tokio::time::Instant::now);
                     if since.elapsed() > patience {
@@ -198,7 +204,7 @@ impl Context {
             let mut backoff = Backoff::default();
             while backoff.failures() < RELEASES_MAX {
                 match context.client.release(id, &request).await {
-                    Err(error) if error.is_transient() => tokio::time::sleep(backoff.next()).await,
+                    Err(error) if may_pass(&error) => tokio::time::sleep(backoff.next()).await,
                     Err(error) => return tracing::debug!(lease = %id, %error, "the release was refused"),
                     Ok(()) => return,
                 }

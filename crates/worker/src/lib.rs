@@ -35,7 +35,7 @@ use crate::{
     backoff::Backoff,
     cache::Cache,
     commit::hand_in,
-    context::{Context, Stop, until},
+    context::{Context, Stop, may_pass, until},
     package::prepare,
     runner::Runner,
     status::{Board, reason},
@@ -296,10 +296,7 @@ async fn poll(context: &Arc<Context>, prepared: &mpsc::Sender<package::Package>)
                     tokio::time::sleep(POLL_PAUSE).await;
                 }
             }
-            // Something that is not the market may answer in its place for a while.
-            Err(error) if error.is_transient() || matches!(error, client::Error::Answer { .. }) => {
-                context.wait_for_market(&error, &mut backoff).await;
-            }
+            Err(error) if may_pass(&error) => context.wait_for_market(&error, &mut backoff).await,
             Err(error) if error.code() == Some(code::WORKER_UNKNOWN) => context.announce().await?,
             Err(error) if error.code() == Some(code::WORKER_KEY_IN_USE) => context.announce().await?,
             Err(error) => return Err(WorkerError::Refused { source: error }),
