@@ -153,6 +153,14 @@ impl From<BlobError> for Failure {
                 "there is no room for the blob; nothing was stored",
                 "try again; the operator must make room on the market's disk",
             ),
+            BlobError::Damaged { .. } => {
+                tracing::error!(%error, "blob store");
+                Self::new(
+                    code::STORAGE_UNAVAILABLE,
+                    error.to_string(),
+                    "try again; the operator must restore the blob's file from a copy",
+                )
+            }
             BlobError::Io(source) => {
                 tracing::error!(%error, cause = %source, "blob store");
                 Self::new(code::STORAGE_UNAVAILABLE, "the blob store failed", "try again")

@@ -30,6 +30,9 @@ const PART_BYTES: usize = 1024 * 1024;
 /// Blobs remembered as present, in each of two generations (40 bytes each, so some 10 MB together).
 const KNOWN_MAX: usize = 128 * 1024;
 
+/// Bytes that are hashed on the spot; more would keep an async thread busy for longer than a millisecond.
+const HASHED_HERE_BYTES_MAX: usize = 256 * 1024;
+
 /// How blobs are kept.
 #[derive(Clone, Debug)]
 pub struct BlobOptions {
@@ -49,6 +52,8 @@ pub struct BlobStore {
     /// Bytes stored or about to be.
     total_bytes: AtomicU64,
     known: Mutex<Known>,
+    /// Held while an upload takes its place, by the hash's first byte, so that two of the same bytes count once.
+    finishing: Box<[tokio::sync::Mutex<()>]>,
 }
 
 /// Lengths of blobs that are there. When the young generation is full it becomes the old one, and the old one is forgotten.
@@ -97,6 +102,10 @@ impl BlobReader {
     }
 }
 
+fn io_error(source: std::io::Error) -> BlobError {
+    BlobError::Io(object_store::Error::Generic { store: "local folder", source: Box::new(source) })
+}
+
 fn place(hash: &Hash) -> Path {
     let name = hash.to_string();
     Path::from_iter([&name[..2], &name])
@@ -106,22 +115,20 @@ impl BlobStore {
     /// Opens the folder, removes what uploads left that never ended, and counts what is there.
     pub async fn open(options: BlobOptions) -> Result<Self, BlobError> {
         let folder = options.folder.clone();
-        let io = |source: std::io::Error| {
-            BlobError::Io(object_store::Error::Generic { store: "local folder", source: Box::new(source) })
-        };
         let total = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)?;
             tidy(&folder)
         })
         .await
-        .map_err(|panic| io(std::io::Error::other(panic)))?
-        .map_err(io)?;
+        .map_err(|panic| io_error(std::io::Error::other(panic)))?
+        .map_err(io_error)?;
         Ok(Self {
             store: LocalFileSystem::new_with_prefix(&options.folder)?.with_fsync(true),
             blob_bytes_max: options.blob_bytes_max,
             total_bytes_max: AtomicU64::new(options.total_bytes_max.unwrap_or(u64::MAX)),
             total_bytes: AtomicU64::new(total),
             known: Mutex::default(),
+            finishing: (0..=u8::MAX).map(|_| tokio::sync::Mutex::default()).collect(),
         })
     }
 
@@ -174,9 +181,17 @@ impl BlobStore {
         }
     }
 
-    /// All bytes of a blob.
+    /// All bytes of a blob, which hash to its name: what a disk changed is an error.
     pub async fn get(&self, hash: &Hash) -> Result<Bytes, BlobError> {
-        self.read(hash, None).await?.bytes().await
+        let bytes = self.read(hash, None).await?.bytes().await?;
+        let found = if bytes.len() <= HASHED_HERE_BYTES_MAX {
+            Hash::of(&bytes)
+        } else {
+            let bytes = bytes.clone();
+            let hashed = tokio::task::spawn_blocking(move || Hash::of(&bytes)).await;
+            hashed.map_err(|panic| io_error(std::io::Error::other(panic)))?
+        };
+        if found != *hash { Err(BlobError::Damaged { blob: *hash, found }) } else { Ok(bytes) }
     }
 
     /// Stores bytes under their hash and returns it.
@@ -270,6 +285,7 @@ impl BlobUpload<'_> {
             self.abort().await;
             return Err(BlobError::Mismatch { expected: self.expected, found });
         }
+        let _turn = self.store.finishing[usize::from(found.0[0])].lock().await;
         // The same bytes again change nothing.
         if self.store.length(&found).await?.is_some() {
             self.abort().await;
@@ -407,6 +423,36 @@ mod tests {
         assert_eq!(store.total_bytes(), 0);
         let store = open(folder.path(), None).await;
         assert_eq!((files(folder.path()), store.total_bytes()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_same_bytes_sent_twice_at_once_count_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path(), None).await;
+        let bytes = vec![7; 2 * PART_BYTES];
+        let hash = Hash::of(&bytes);
+        let results = futures::future::join_all((0..8).map(|_| upload(&store, hash, &bytes))).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(store.total_bytes(), bytes.len() as u64);
+        assert_eq!(open(folder.path(), None).await.total_bytes(), bytes.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_a_disk_changed_are_not_given_out_as_the_blob() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path(), None).await;
+        for length in [100, HASHED_HERE_BYTES_MAX + 1] {
+            let mut bytes = vec![3; length];
+            let hash = store.put(bytes.clone().into()).await.expect("room");
+            bytes[length / 2] ^= 1;
+            std::fs::write(folder.path().join(place(&hash).to_string()), &bytes).expect("writable");
+            match store.get(&hash).await {
+                Err(BlobError::Damaged { blob, found }) => {
+                    assert_eq!((blob, found), (hash, Hash::of(&bytes)))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[tokio::test]

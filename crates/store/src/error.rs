@@ -62,6 +62,14 @@ pub enum BlobError {
         /// What its bytes hash to.
         found: Hash,
     },
+    /// The stored bytes are no longer the blob's.
+    #[error("blob {blob} is damaged: its bytes hash to {found} now")]
+    Damaged {
+        /// The blob.
+        blob: Hash,
+        /// What its bytes hash to.
+        found: Hash,
+    },
     /// Longer than a blob may be.
     #[error("a blob has at most {bytes_max} bytes")]
     TooLarge {
