@@ -294,8 +294,17 @@ fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
     })
 }
 
-/// A job's units from `first` on, at most `limit`. Nothing when there is no such job.
-pub fn units(state: &State, id: JobId, first: u64, limit: u64) -> Option<Vec<Unit>> {
+/// A job's units from `first` on, at most `limit`, as `viewer` may see them. Nothing when there is no such job.
+///
+/// Only the owner sees which units are being checked: a worker that could look up the units of its lease would know whether the
+/// lease is a check, and compute honestly only then.
+pub fn units(
+    state: &State,
+    id: JobId,
+    first: u64,
+    limit: u64,
+    viewer: Option<PublicKey>,
+) -> Option<Vec<Unit>> {
     let job = state.jobs().get(&id)?;
     let end = first.saturating_add(limit).min(job.spec.units);
     let mut units: Vec<Unit> = (first..end)
@@ -320,7 +329,8 @@ pub fn units(state: &State, id: JobId, first: u64, limit: u64) -> Option<Vec<Uni
         let Some(range) = clip(package.run.first, package.run.count.into()) else { continue };
         let at = match package.state {
             PackageState::Leased(_) => UnitState::Leased,
-            PackageState::Committed { .. } => UnitState::Checking,
+            PackageState::Committed { .. } if viewer == Some(job.owner) => UnitState::Checking,
+            PackageState::Committed { .. } => UnitState::Leased,
         };
         units[range].iter_mut().for_each(|unit| unit.state = at);
     }

@@ -23,6 +23,18 @@ impl FromRequestParts<Shared> for Caller {
     }
 }
 
+/// Who calls, where that is optional. A token that is sent must be good: nobody is silently taken for a stranger.
+impl axum::extract::OptionalFromRequestParts<Shared> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Option<Self>, Failure> {
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            return Ok(None);
+        }
+        <Self as FromRequestParts<Shared>>::from_request_parts(parts, app).await.map(Some)
+    }
+}
+
 /// A JSON body.
 pub struct JsonBody<T>(pub T);
 

@@ -312,19 +312,24 @@ pub struct UnitsAsked {
 }
 
 /// List a job's units in order
+///
+/// Units that are being checked are shown as `checking` to the job's owner, who sends its token, and as `leased` to everybody
+/// else: nobody is to know whether a lease is a check.
 #[utoipa::path(get, path = "/v1/jobs/{id}/units", tag = "jobs", operation_id = "units",
-    params(("id" = JobId, Path, description = "The job"), UnitsAsked),
+    params(("id" = JobId, Path, description = "The job"), UnitsAsked), security((), ("token" = [])),
     responses((status = 200, body = Page<Unit>), Problems))]
 pub async fn units(
     State(app): State<Shared>,
+    caller: Option<Caller>,
     Id(id): Id<JobId>,
     Asked(asked): Asked<UnitsAsked>,
 ) -> Result<Json<Page<Unit>>, Failure> {
     let first = asked.cursor.unwrap_or(0);
     let limit = asked.limit.unwrap_or(PAGE_DEFAULT.into()).clamp(1, UNITS_PAGE_MAX);
+    let viewer = caller.map(|caller| caller.account);
     let found = app.committer.query(move |state, _| {
         let total = state.jobs().get(&id)?.spec.units;
-        Some((view::units(state, id, first, limit)?, total))
+        Some((view::units(state, id, first, limit, viewer)?, total))
     });
     let (items, total) = found.await?.ok_or_else(|| unknown(id))?;
     let end = first.saturating_add(limit);

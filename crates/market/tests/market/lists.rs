@@ -2,7 +2,7 @@
 
 use api::{Job, Page, Payment, Unit, UnitState, Worker};
 
-use crate::rig::Rig;
+use crate::rig::{Person, Rig, bad, good};
 
 async fn pages<T: serde::de::DeserializeOwned>(rig: &Rig, path: &str) -> Vec<T> {
     let (mut all, mut cursor) = (Vec::new(), None::<String>);
@@ -58,8 +58,19 @@ async fn units_are_where_the_job_says() {
     let leases = worker.lease("a", 2, 0).await.leases;
     let receipt = worker.compute(rig.market.key().public(), &leases[1], crate::rig::doubled).await;
     worker.commit(vec![receipt]).await;
-    let page: Page<Unit> = rig.get("/v1/jobs/job-1/units").await;
-    let states: Vec<_> = page.items.iter().map(|unit| unit.state).collect();
     use UnitState::{Checking, Leased, Waiting};
-    assert_eq!(states, [Leased, Leased, Checking, Checking, Waiting]);
+    let path = "/v1/jobs/job-1/units";
+    let states = |page: Page<Unit>| page.items.iter().map(|unit| unit.state).collect::<Vec<_>>();
+    let seen_by = async |person: &Person| {
+        good(person.request(reqwest::Method::GET, path).send().await.expect("an answer")).await
+    };
+    assert_eq!(states(seen_by(&client).await), [Leased, Leased, Checking, Checking, Waiting]);
+    // Whoever might check them is not told which they are.
+    for page in [rig.get(path).await, seen_by(&worker).await, seen_by(&rig.person(3).await).await] {
+        assert_eq!(states(page), [Leased, Leased, Leased, Leased, Waiting]);
+    }
+    let mut forged = client.clone();
+    forged.token = "forged".into();
+    let refused = forged.request(reqwest::Method::GET, path).send().await.expect("an answer");
+    assert_eq!(bad(refused).await.code, api::code::UNAUTHENTICATED);
 }
