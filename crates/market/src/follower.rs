@@ -47,7 +47,7 @@ pub struct Follower {
 }
 
 /// What changed since somebody last looked.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changed {
     /// Jobs to show again.
     pub jobs: BTreeSet<JobId>,
@@ -55,6 +55,22 @@ pub struct Changed {
     pub workers: BTreeSet<PublicKey>,
     /// The newest movements of money, oldest first.
     pub movements: VecDeque<Movement>,
+}
+
+impl Changed {
+    /// Adds what was taken earlier.
+    fn put_before(&mut self, mut earlier: Self) {
+        self.jobs.append(&mut earlier.jobs);
+        self.workers.append(&mut earlier.workers);
+        earlier.movements.append(&mut self.movements);
+        self.movements = earlier.movements;
+        self.keep_newest();
+    }
+
+    fn keep_newest(&mut self) {
+        let excess = self.movements.len().saturating_sub(SHOWN_MOVEMENTS_MAX);
+        self.movements.drain(..excess);
+    }
 }
 
 impl Follower {
@@ -96,10 +112,8 @@ impl Follower {
     }
 
     /// Gives back what could not be shown yet.
-    pub fn put_back(&self, jobs: BTreeSet<JobId>, workers: BTreeSet<PublicKey>) {
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.jobs.extend(jobs);
-        changed.workers.extend(workers);
+    pub fn put_back(&self, taken: Changed) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).put_before(taken);
     }
 
     fn run(
@@ -160,8 +174,47 @@ impl Follower {
         changed.jobs.append(&mut changes.jobs);
         changed.workers.append(&mut changes.workers);
         changed.movements.extend(changes.movements);
-        let excess = changed.movements.len().saturating_sub(SHOWN_MOVEMENTS_MAX);
-        changed.movements.drain(..excess);
+        changed.keep_newest();
         group.first_seq + group.events.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Amount;
+    use store::MovementKind;
+
+    use super::*;
+
+    fn movement(seq: u64) -> Movement {
+        Movement {
+            seq,
+            part: 0,
+            at_ms: 0,
+            kind: MovementKind::Deposit,
+            account: PublicKey([1; 32]),
+            job: None,
+            package: None,
+            worker: None,
+            amount: Amount(1),
+            treasury: Amount::ZERO,
+            burned: Amount::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_shown_comes_before_what_changed_since() {
+        let changed = |jobs: &[u64], seqs: std::ops::Range<u64>| Changed {
+            jobs: jobs.iter().copied().map(JobId).collect(),
+            workers: BTreeSet::new(),
+            movements: seqs.map(movement).collect(),
+        };
+        let mut since = changed(&[2, 3], 5..7);
+        since.put_before(changed(&[1, 2], 3..5));
+        assert_eq!(since, changed(&[1, 2, 3], 3..7));
+        let most = SHOWN_MOVEMENTS_MAX as u64;
+        since.put_before(changed(&[], 0..most));
+        assert_eq!(since.movements.len(), SHOWN_MOVEMENTS_MAX);
+        assert_eq!(since.movements.back(), Some(&movement(6)), "the newest stay");
     }
 }

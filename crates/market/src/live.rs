@@ -147,10 +147,17 @@ impl Live {
             if changed.jobs.is_empty() && changed.workers.is_empty() && changed.movements.is_empty() {
                 continue;
             }
-            let (later_jobs, later_workers) = (cut(&mut changed.jobs), cut(&mut changed.workers));
-            follower.put_back(later_jobs, later_workers);
-            if let Ok(messages) = committer.query(move |state, now_ms| show(state, now_ms, changed)).await {
-                self.send(messages);
+            let later = Changed {
+                jobs: cut(&mut changed.jobs),
+                workers: cut(&mut changed.workers),
+                movements: VecDeque::new(),
+            };
+            follower.put_back(later);
+            let asked = changed.clone();
+            match committer.query(move |state, now_ms| show(state, now_ms, asked)).await {
+                Ok(messages) => self.send(messages),
+                // The next tick shows them.
+                Err(_) => follower.put_back(changed),
             }
         }
     }
