@@ -3,7 +3,8 @@
 //! Requests wait in a bounded queue. What waits together is decided together: the events are folded into the state, appended
 //! to the journal as one group, and only then is anybody answered. So whatever was answered is durable, and a question asked
 //! between groups sees durable state alone. When the append fails, everybody of the group is told so and the state is made
-//! again from the journal.
+//! again from the journal. As that costs as much as the journal is long, nothing is decided for a pause afterwards: changes are
+//! refused at once, while questions are answered from the durable state.
 //!
 //! A request for work that finds none is parked here, first come first served, and tried again after each group that may have
 //! made work.
@@ -25,7 +26,7 @@ use protocol::{LeaseId, PublicKey};
 use store::{Journal, StoreError};
 use tokio::sync::{oneshot, watch};
 
-use crate::{failure::Causes, metrics::Metrics, time, view};
+use crate::{failure::Causes, metrics::Metrics, time::SystemClock, view};
 
 /// How events are encoded in a group: Borsh, one after the other.
 pub const ENCODING_VERSION: u32 = 1;
@@ -39,8 +40,10 @@ const RETRIES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the committer sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// Between attempts to read the journal again after it failed.
-const RESTORE_PAUSE: Duration = Duration::from_millis(200);
+/// After the journal failed once, nothing is tried for this long. It doubles with every failure that follows.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// The longest such pause, unless making the state again takes longer itself.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -133,7 +136,7 @@ pub struct Status {
     /// Whether the last append failed.
     pub failing: AtomicBool,
     /// Whether the thread is gone though nobody stopped it.
-    pub dead: AtomicBool,
+    pub dead: watch::Sender<bool>,
 }
 
 impl Committer {
@@ -148,12 +151,14 @@ impl Committer {
         let status = Arc::new(Status {
             durable: watch::Sender::new(journal.next_seq()),
             failing: AtomicBool::new(false),
-            dead: AtomicBool::new(false),
+            dead: watch::Sender::new(false),
         });
         let mut core = Core {
             journal,
             state: Some(state),
+            clock: SystemClock::start(),
             now_ms: 0,
+            pause: Pause::default(),
             due_ms: None,
             parked: VecDeque::new(),
             retry: false,
@@ -255,8 +260,34 @@ struct DeathNote(Arc<Status>);
 
 impl Drop for DeathNote {
     fn drop(&mut self) {
-        self.0.dead.store(true, Ordering::Relaxed);
+        self.0.dead.send_replace(true);
         tracing::error!("the committer ended: a rule was broken, or another process leads the market");
+    }
+}
+
+/// Keeps a journal that cannot be written from being read again and again.
+#[derive(Default)]
+struct Pause {
+    until: Option<Instant>,
+    failures: u32,
+}
+
+impl Pause {
+    /// What remains of it.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// The journal failed. Making the state again took `took`: it is to take half of the time at most.
+    fn failed(&mut self, now: Instant, took: Duration) {
+        let grown = PAUSE_MIN.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX);
+        self.failures += 1;
+        self.until = Some(now + grown.max(took));
+    }
+
+    /// The journal was written, or may have room again.
+    fn end(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -264,8 +295,10 @@ struct Core {
     journal: Journal,
     /// Nothing after an append failed and the journal could not be read again yet.
     state: Option<State>,
-    /// Never goes back, so that no deadline does.
+    clock: SystemClock,
+    /// Of the group in the making. Never goes back, so that no deadline does.
     now_ms: u64,
+    pause: Pause,
     /// When time alone changes something next.
     due_ms: Option<u64>,
     parked: VecDeque<Parked>,
@@ -308,24 +341,30 @@ impl Core {
         }
     }
 
-    fn sleep(&self) -> Duration {
-        if self.retry && !self.parked.is_empty() {
-            return Duration::ZERO;
-        }
-        if self.state.is_none() {
-            return RESTORE_PAUSE;
-        }
+    fn sleep(&mut self) -> Duration {
         let now = Instant::now();
         let parked = self.parked.iter().map(|parked| parked.until.saturating_duration_since(now)).min();
-        let due = self.due_ms.map(|at| Duration::from_millis(at.saturating_sub(time::now_ms())));
-        [parked, due].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
+        let next = match self.pause.left(now) {
+            Some(left) => Some(left),
+            None if self.state.is_none() || (self.retry && !self.parked.is_empty()) => Some(Duration::ZERO),
+            None => self.due_ms.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now_ms()))),
+        };
+        [parked, next].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
+    }
+
+    /// Whether something can be decided: there is a state, and the journal did not fail just now.
+    fn decides(&self) -> bool {
+        self.state.is_some() && self.pause.left(Instant::now()).is_none()
     }
 
     /// Decides what waits, journals it and answers. `false` when it is time to end.
     fn round(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> bool {
-        self.now_ms = time::now_ms().max(self.now_ms);
-        if self.state.is_none() {
-            self.restore();
+        self.now_ms = self.clock.now_ms();
+        if self.state.is_none() && self.pause.left(Instant::now()).is_none() {
+            let took = self.restore();
+            if self.state.is_none() {
+                self.pause.failed(Instant::now(), took);
+            }
         }
         let mut making = Making::default();
         let mut running = true;
@@ -348,7 +387,7 @@ impl Core {
             };
             match request {
                 Request::Decide { commands, reply } => {
-                    if self.state.is_none() {
+                    if !self.decides() {
                         reply(Err(Refusal::Unavailable));
                         continue;
                     }
@@ -362,6 +401,8 @@ impl Core {
                     if let Err(error) = self.journal.set_bytes_max(bytes_max) {
                         tracing::error!(cause = %Causes(&error), "cannot limit the journal");
                     }
+                    // There may be room now.
+                    self.pause.end();
                     let _ = done.send(());
                 }
                 Request::Stop => {
@@ -395,7 +436,7 @@ impl Core {
     /// Lets time pass in the engine where something is due.
     fn advance(&mut self, making: &mut Making) {
         // As it was seen when the sleep began: a waiting check's time is no deadline any more once it has come.
-        if self.state.is_none() || self.due_ms.is_none_or(|at| at > self.now_ms) {
+        if !self.decides() || self.due_ms.is_none_or(|at| at > self.now_ms) {
             return;
         }
         self.retry = true;
@@ -405,7 +446,7 @@ impl Core {
     }
 
     fn lease(&mut self, parked: Parked, making: &mut Making) {
-        if self.state.is_none() {
+        if !self.decides() {
             let _ = parked.reply.send(Err(Refusal::Unavailable));
             return;
         }
@@ -442,7 +483,7 @@ impl Core {
     }
 
     fn retry_parked(&mut self, making: &mut Making) {
-        if !self.retry || self.state.is_none() {
+        if !self.retry || !self.decides() {
             return;
         }
         let tries = self.parked.len().min(RETRIES_MAX);
@@ -483,7 +524,8 @@ impl Core {
             }
             self.state = None;
             if self.led {
-                self.restore();
+                let took = self.restore();
+                self.pause.failed(Instant::now(), took);
             }
             return;
         }
@@ -525,6 +567,7 @@ impl Core {
         self.metrics.groups.inc();
         self.metrics.events.inc_by(count.into());
         self.status.failing.store(false, Ordering::Relaxed);
+        self.pause.end();
         Ok(())
     }
 
@@ -543,8 +586,9 @@ impl Core {
         self.commit(making);
     }
 
-    /// Makes the state again from the journal.
-    fn restore(&mut self) {
+    /// Makes the state again from the journal, and says how long that took.
+    fn restore(&mut self) -> Duration {
+        let began = Instant::now();
         let restored = self.journal.find_head().and_then(|()| replay(&self.journal, |_, _| {}));
         match restored {
             Ok(Some(state)) => self.state = Some(state),
@@ -552,6 +596,7 @@ impl Core {
             Err(error) => tracing::error!(cause = %Causes(&error), "cannot read the journal"),
         }
         self.retry = true;
+        began.elapsed()
     }
 
     /// Answers those whose wait is over, and forgets those who went away.
@@ -633,7 +678,9 @@ mod tests {
         if let Some(state) = replay(&journal, |_, _| {}).expect("intact") {
             return (journal, state);
         }
-        let (state, event) = State::found(MARKET, Params::default(), 0);
+        // Nobody sends heartbeats here, and a loaded machine takes its time.
+        let params = Params { heartbeat_ms_max: 3_600_000, ..Params::default() };
+        let (state, event) = State::found(MARKET, params, 0);
         let encoded = borsh::to_vec(&event).expect("a Vec");
         journal.append(0, 0, 1, ENCODING_VERSION, &encoded).expect("room");
         (journal, state)
@@ -679,10 +726,56 @@ mod tests {
         second.decide(deposit(1), |_, _, _| ()).await.expect("it leads");
         assert!(matches!(first.decide(deposit(2), |_, _, _| ()).await, Err(Refusal::Unavailable)));
         first_thread.join().expect("it ends by itself");
-        assert!(first.status().dead.load(Ordering::Relaxed));
+        assert!(*first.status().dead.borrow());
         assert!(matches!(first.decide(deposit(3), |_, _, _| ()).await, Err(Refusal::Stopped)));
         let available = second.query(|state, _| state.accounts()[&ADA].available).await.expect("it leads");
         assert_eq!(available, Amount(1));
+    }
+
+    #[test]
+    fn a_journal_that_fails_again_is_left_alone_for_longer() {
+        let now = Instant::now();
+        let mut pause = Pause::default();
+        assert_eq!(pause.left(now), None);
+        let lengths: Vec<_> = (0..7)
+            .map(|_| {
+                pause.failed(now, Duration::ZERO);
+                pause.left(now).expect("it pauses").as_millis()
+            })
+            .collect();
+        assert_eq!(lengths, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pause.left(now + PAUSE_MAX), None);
+        pause.failed(now, Duration::from_secs(30));
+        assert_eq!(pause.left(now), Some(Duration::from_secs(30)), "as long as a replay takes");
+        pause.end();
+        assert_eq!(pause.left(now), None);
+    }
+
+    #[tokio::test]
+    async fn while_the_journal_cannot_be_written_changes_fail_at_once_and_questions_are_answered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (journal, state) = founded(folder.path());
+        let (followers, groups) = sync_channel(64);
+        std::thread::spawn(move || groups.into_iter().for_each(drop));
+        let metrics = Arc::<Metrics>::default();
+        let (committer, _thread) =
+            Committer::start(journal, state, followers, metrics.clone()).expect("a thread");
+        committer.set_journal_bytes_max(Some(1)).await.expect("it runs");
+        let mut deposited = 0;
+        // The last page may have room for a few small groups.
+        while committer.decide(deposit(1), |_, _, _| ()).await.is_ok() {
+            deposited += 1;
+        }
+        for _ in 0..10_000 {
+            assert!(matches!(committer.decide(deposit(1), |_, _, _| ()).await, Err(Refusal::Unavailable)));
+        }
+        let available = |state: &State, _| state.accounts().get(&ADA).map_or(0, |ada| ada.available.0);
+        assert_eq!(committer.query(available).await.expect("the state is there"), deposited);
+        let failures = metrics.append_failures.get();
+        assert!(failures < 50, "{failures} attempts");
+        committer.set_journal_bytes_max(None).await.expect("it runs");
+        committer.decide(deposit(1), |_, _, _| ()).await.expect("room");
+        assert_eq!(committer.query(available).await.expect("durable"), deposited + 1);
     }
 
     #[tokio::test]

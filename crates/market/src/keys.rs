@@ -20,6 +20,14 @@ pub enum KeyFileError {
         #[source]
         source: io::Error,
     },
+    /// Others can read it, so that its key and its draws may be known already.
+    #[error("other users can read the market's secrets in {path} (mode {mode:03o})")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file is there but is not ours.
     #[error("{path} is not a key file of a market: {detail}")]
     Malformed {
@@ -55,6 +63,16 @@ impl Secrets {
         let malformed = |detail: String| KeyFileError::Malformed { path: path.clone(), detail };
         match fs::read(&path) {
             Ok(bytes) => {
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::PermissionsExt;
+                    let facts = fs::metadata(&path)
+                        .map_err(|source| KeyFileError::Io { path: path.clone(), source })?;
+                    let mode = facts.permissions().mode() & 0o777;
+                    if mode & 0o077 != 0 {
+                        return Err(KeyFileError::Open { path, mode });
+                    }
+                }
                 let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
                 if file.version != 1 {
                     return Err(malformed(format!("version {} is newer than this program", file.version)));
@@ -129,6 +147,16 @@ mod tests {
             let mode =
                 fs::metadata(folder.path().join("market-key.json")).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+            for mode in [0o640, 0o604, 0o644] {
+                let open = fs::Permissions::from_mode(mode);
+                fs::set_permissions(folder.path().join("market-key.json"), open).expect("ours");
+                match Secrets::load_or_create(folder.path()) {
+                    Err(KeyFileError::Open { mode: found, .. }) => assert_eq!(found, mode),
+                    other => panic!("{mode:o}: {:?}", other.map(drop)),
+                }
+            }
+            let closed = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(folder.path().join("market-key.json"), closed).expect("ours");
         }
         fs::write(folder.path().join("market-key.json"), "{}").expect("writable");
         assert!(matches!(Secrets::load_or_create(folder.path()), Err(KeyFileError::Malformed { .. })));

@@ -261,6 +261,15 @@ impl Market {
         self.blobs.set_total_bytes_max(bytes_max);
     }
 
+    /// Waits until the market cannot go on: a rule of its own was broken, or another process leads it. Only a new start helps.
+    pub async fn failed(&self) {
+        let mut dead = self.committer.status().dead.subscribe();
+        if dead.wait_for(|dead| *dead).await.is_err() {
+            // Its sender lives as long as `self`.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Stops taking requests, answers those that wait, and ends. What was answered is durable.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);

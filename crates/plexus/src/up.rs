@@ -99,7 +99,10 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         tokio::spawn(tell(worker.status()));
         verifier = Some(worker);
     }
-    interrupts.next().await;
+    let failed = tokio::select! {
+        () = market.failed() => true,
+        _ = interrupts.next() => false,
+    };
     tracing::info!("stopping");
     if let Some(mut verifier) = verifier {
         verifier.stop_now();
@@ -108,6 +111,11 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         }
     }
     market.shutdown().await;
+    if failed {
+        return Err(Failure::new("the market cannot go on: its committer ended")
+            .code("market_failed")
+            .fix("read its log for the cause, and start it again; what was answered is in the journal"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,6 +143,9 @@ fn start_failed(error: market::StartError) -> Failure {
         source = cause.source();
     }
     let fix = match &error {
+        market::StartError::Key(market::KeyFileError::Open { path, .. }) => {
+            &format!("close it with `chmod 600 {}`", path.display())
+        }
         market::StartError::Listen { .. } => {
             "another program may listen there: choose another address with --listen"
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use api::{Health, MarketInfo, Reason};
+use api::{Health, MarketInfo, Reason, code};
 use axum::{Json, extract::State, http::header, response::IntoResponse};
 
 use super::{Problems, Shared};
@@ -10,9 +10,7 @@ use crate::failure::Failure;
 
 fn trouble(app: &Shared) -> Option<Reason> {
     let status = app.committer.status();
-    let (code, text) = if status.dead.load(Ordering::Relaxed) {
-        ("committer_ended", "the committer ended; restart the market and read its log")
-    } else if status.failing.load(Ordering::Relaxed) {
+    let (code, text) = if status.failing.load(Ordering::Relaxed) {
         ("storage_unavailable", "the journal could not be written the last time")
     } else if app.follower.is_stale() {
         (
@@ -26,16 +24,27 @@ fn trouble(app: &Shared) -> Option<Reason> {
 }
 
 /// Whether the market is well
+///
+/// It answers 200 with `ok`; 200 with `degraded` and a reason while the journal cannot be written (questions are still
+/// answered, changes are refused with `storage_unavailable`, and it goes on by itself once there is room) or lists are behind;
+/// and 503 when the market cannot go on and must be restarted.
 #[utoipa::path(get, path = "/v1/health", tag = "market", operation_id = "health",
     responses((status = 200, body = Health), Problems))]
-pub async fn health(State(app): State<Shared>) -> Json<Health> {
+pub async fn health(State(app): State<Shared>) -> Result<Json<Health>, Failure> {
+    if *app.committer.status().dead.borrow() {
+        return Err(Failure::new(
+            code::STORAGE_UNAVAILABLE,
+            "the market's committer ended; nothing is decided any more",
+            "restart the market and read its log",
+        ));
+    }
     let reason = trouble(&app);
-    Json(Health {
+    Ok(Json(Health {
         status: if reason.is_some() { "degraded" } else { "ok" }.into(),
         reason,
         version: env!("CARGO_PKG_VERSION").into(),
         seq: app.committer.status().durable.borrow().saturating_sub(1),
-    })
+    }))
 }
 
 /// The market's key, limits and rates

@@ -91,6 +91,24 @@ async fn a_full_disk_refuses_changes_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_market_that_another_process_replaced_says_that_it_cannot_go_on() {
+    let rig = Rig::start().await;
+    let client = rig.person(1).await;
+    let health: Health = rig.get("/v1/health").await;
+    assert_eq!(health.status, "ok");
+    let path = rig.folder.path().join("journal.db");
+    let mut other =
+        store::Journal::open(&path, &rig.market.key().public(), Default::default()).expect("opens");
+    other.append(other.next_seq(), 0, 1, 1, b"an event").expect("the place is free");
+    let deposit = format!("/v1/accounts/{}/deposit", client.account);
+    let refused = client.post(&deposit, &json!({"amount": "1"})).await;
+    assert_eq!(bad(refused).await.code, code::STORAGE_UNAVAILABLE);
+    tokio::time::timeout(std::time::Duration::from_secs(30), rig.market.failed()).await.expect("it ended");
+    let problem = rig.problem("/v1/health").await;
+    assert_eq!((problem.code.as_str(), problem.status), (code::STORAGE_UNAVAILABLE, 503));
+}
+
+#[tokio::test]
 async fn one_folder_has_one_market() {
     let rig = Rig::start().await;
     let second = Market::start(config(rig.folder.path())).await;
