@@ -29,13 +29,13 @@ async fn a_session_key_acts_for_the_wallet_that_delegated_to_it() {
     let agent = Client::new(&market.url(), session.clone()).unwrap();
     assert_eq!(agent.login().await.unwrap().account, session.public(), "at first it is its own wallet");
 
-    let delegated = owner.delegate(session.public(), Duration::from_secs(3600)).await.unwrap();
+    let delegated = owner.delegate(&session, Duration::from_secs(3600)).await.unwrap();
     assert_eq!((delegated.account, delegated.key), (wallet.public(), session.public()));
     let login = agent.login().await.unwrap();
     assert_eq!((login.account, login.key), (wallet.public(), session.public()));
     assert_eq!(agent.deposit(&wallet.public(), tokens("1")).await.unwrap().available, tokens("1"));
     // For too long, and with itself.
-    for (key, days) in [(session.public(), 31), (wallet.public(), 1)] {
+    for (key, days) in [(&session, 31), (&wallet, 1)] {
         let error = owner.delegate(key, Duration::from_secs(days * 86_400)).await.unwrap_err();
         assert_eq!(error.code(), Some(code::REQUEST_INVALID));
     }

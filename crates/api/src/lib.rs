@@ -125,6 +125,9 @@ pub struct LoginRequest {
     pub nonce: String,
     /// Ed25519 signature over the message's bytes.
     pub signature: Signature,
+    /// The session key's signature over the same bytes, where the challenge named one: nobody may claim a key that is another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_signature: Option<Signature>,
 }
 
 /// A login that succeeded.

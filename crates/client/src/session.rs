@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use api::{Challenge, ChallengeRequest, LoginRequest, Session, SessionRequest};
-use protocol::PublicKey;
+use protocol::{PublicKey, SecretKey};
 
 use crate::{Client, Error, transport::Call};
 
@@ -26,11 +26,11 @@ impl Client {
         Ok(session)
     }
 
-    /// Lets `key` act for this client's wallet for `lifetime`. The delegation is in the market's hands afterwards: a client
-    /// with `key` logs in by itself.
-    pub async fn delegate(&self, key: PublicKey, lifetime: Duration) -> Result<Session, Error> {
+    /// Lets `session` act for this client's wallet for `lifetime`; both keys sign. The delegation is in the market's hands
+    /// afterwards: a client with the session key logs in by itself.
+    pub async fn delegate(&self, session: &SecretKey, lifetime: Duration) -> Result<Session, Error> {
         let lifetime_s = u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX);
-        self.challenge_and_login(Some(SessionRequest { key, lifetime_s })).await
+        self.challenge_and_login(Some((session, lifetime_s))).await
     }
 
     /// A token with some life left.
@@ -56,16 +56,18 @@ impl Client {
         }
     }
 
-    async fn challenge_and_login(&self, session: Option<SessionRequest>) -> Result<Session, Error> {
+    async fn challenge_and_login(&self, session: Option<(&SecretKey, u32)>) -> Result<Session, Error> {
         let key = self.key().ok_or(Error::NoKey)?;
-        let request = ChallengeRequest { address: key.public(), session };
+        let delegation = session.map(|(key, lifetime_s)| SessionRequest { key: key.public(), lifetime_s });
+        let request = ChallengeRequest { address: key.public(), session: delegation };
         let challenge: Challenge =
             self.json_boxed(Call::post("/v1/auth/challenge", &request).repeatable()).await?;
         let delegated = request.session.as_ref().map(|s| s.key);
         check_message(&challenge, self.authority(), key.public(), delegated)?;
-        let signature = key.sign_bytes(challenge.message.as_bytes());
-        self.json_boxed(Call::post("/v1/auth/login", &LoginRequest { nonce: challenge.nonce, signature }))
-            .await
+        let sign = |key: &SecretKey| key.sign_bytes(challenge.message.as_bytes());
+        let (signature, session_signature) = (sign(key), session.map(|(key, _)| sign(key)));
+        let login = LoginRequest { nonce: challenge.nonce, signature, session_signature };
+        self.json_boxed(Call::post("/v1/auth/login", &login)).await
     }
 
     /// Boxed because [`Client::send`] logs in, and logging in sends.

@@ -214,8 +214,21 @@ impl Auth {
         };
         let pending = pending.filter(|pending| pending.expires_at_ms > now_ms()).ok_or_else(invalid)?;
         let Pending { address, session, message, .. } = pending;
+        let session_key = session.map(|(key, _)| key);
+        if session_key.is_some() && request.session_signature.is_none() {
+            return Err(Failure::new(
+                code::SIGNATURE_INVALID,
+                "the session key did not sign",
+                "sign the message with the session key too, as session_signature, and ask for a new challenge",
+            )
+            .at("session_signature"));
+        }
         tokio::task::spawn_blocking(move || {
-            address.verify_bytes("login", message.as_bytes(), &request.signature)
+            address.verify_bytes("login", message.as_bytes(), &request.signature)?;
+            match session_key.zip(request.session_signature) {
+                Some((key, signature)) => key.verify_bytes("session", message.as_bytes(), &signature),
+                None => Ok(()),
+            }
         })
         .await
         .map_err(Failure::internal)?

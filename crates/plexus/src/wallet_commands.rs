@@ -1,6 +1,6 @@
 //! `plexus wallet`: the key that owns tokens.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use protocol::{Amount, PublicKey};
 use serde_json::json;
@@ -43,8 +43,9 @@ pub enum Command {
     },
     /// Let another key act for this wallet for some days: a worker that runs with it earns for this wallet
     Delegate {
-        /// The other key's address
-        key: PublicKey,
+        /// The other key's wallet file: it has to sign too
+        #[arg(value_name = "FILE")]
+        session: PathBuf,
         /// For how many days, at most 30
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=30))]
         days: u64,
@@ -99,9 +100,10 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
             };
             balance(json, &market.anonymous()?.account(&address).await?);
         }
-        Command::Delegate { key, days, market, wallet, json } => {
+        Command::Delegate { session, days, market, wallet, json } => {
             let client = market.with(wallet.key()?)?;
-            let session = client.delegate(key, Duration::from_secs(days * 24 * 3600)).await?;
+            let key = wallet::read(&session)?;
+            let session = client.delegate(&key, Duration::from_secs(days * 24 * 3600)).await?;
             if json {
                 say::json(&json!({ "key": session.key, "account": session.account, "days": days }));
             } else {

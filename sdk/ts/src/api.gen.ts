@@ -414,6 +414,8 @@ export interface Limits {
 export interface LoginRequest {
   /** The challenge's nonce. */
   nonce: string;
+  /** The session key's signature over the same bytes, where the challenge named one: nobody may claim a key that is another's. */
+  session_signature?: Signature | null;
   /** Ed25519 signature over the message's bytes. */
   signature: Signature;
 }

@@ -261,11 +261,11 @@ export class Client {
   }
 
   /**
-   * Lets the session key `session` act for this client's wallet for `lifetimeS` seconds (at most 30 days). A client whose signer
-   * is that key then logs in by itself.
+   * Lets the session key `session` act for this client's wallet for `lifetimeS` seconds (at most 30 days); both keys sign. A
+   * client whose signer is that key then logs in by itself.
    */
-  delegate(session: string, lifetimeS: number): Promise<Session> {
-    return this.#answerChallenge({ key: session, lifetime_s: lifetimeS });
+  delegate(session: Signer, lifetimeS: number): Promise<Session> {
+    return this.#answerChallenge({ signer: session, lifetimeS });
   }
 
   #login(): Promise<Session> {
@@ -277,17 +277,25 @@ export class Client {
     return pending;
   }
 
-  async #answerChallenge(session?: SessionRequest): Promise<Session> {
+  async #answerChallenge(session?: { signer: Signer; lifetimeS: number }): Promise<Session> {
     const signer = this.signer;
     if (!signer) throw new Error('this call needs a key: give the client a signer');
-    const ask: ChallengeRequest = { address: signer.address, ...(session && { session }) };
+    const delegation: SessionRequest | undefined = session && {
+      key: session.signer.address,
+      lifetime_s: session.lifetimeS,
+    };
+    const ask: ChallengeRequest = { address: signer.address, ...(delegation && { session: delegation }) };
     const challenge = await this.#json<Challenge>('/v1/auth/challenge', {
       method: 'POST',
       body: ask,
       repeatable: true,
     });
-    const signature = await signer.sign(new TextEncoder().encode(challenge.message));
-    const answer: LoginRequest = { nonce: challenge.nonce, signature };
+    const message = new TextEncoder().encode(challenge.message);
+    const answer: LoginRequest = {
+      nonce: challenge.nonce,
+      signature: await signer.sign(message),
+      ...(session && { session_signature: await session.signer.sign(message) }),
+    };
     return this.#json<Session>('/v1/auth/login', { method: 'POST', body: answer });
   }
 

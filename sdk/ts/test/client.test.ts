@@ -114,6 +114,11 @@ test('a blob with other bytes than its name says is refused', async () => {
 
 test('a wallet delegates a session key by the same challenge', async () => {
   const { client: market, calls } = await client(() => undefined);
-  await market.delegate('SessionKey', 3600);
-  expect(calls[0]?.body.session).toEqual({ key: 'SessionKey', lifetime_s: 3600 });
+  const pair = (await crypto.subtle.generateKey('Ed25519', false, ['sign', 'verify'])) as CryptoKeyPair;
+  const session = await webCryptoSigner(pair);
+  await market.delegate(session, 3600);
+  expect(calls[0]?.body.session).toEqual({ key: session.address, lifetime_s: 3600 });
+  // The session key signs too: nobody may claim a key that is another's.
+  const signature = signatureBytes(calls[1]?.body.session_signature);
+  expect(verifyStrict(keyBytes(session.address), new TextEncoder().encode('log in 0'), signature)).toBe(true);
 });

@@ -70,13 +70,33 @@ async fn a_session_key_acts_for_its_wallet_and_logs_in_by_itself() {
     let thief = SecretKey::from_seed([3; 32]);
     let body = json!({"address": thief.public(), "session": {"key": session.public(), "lifetime_s": 60}});
     let challenge: Challenge = good(rig.challenge(body).await).await;
-    let login =
-        json!({"nonce": challenge.nonce, "signature": thief.sign_bytes(challenge.message.as_bytes())});
+    let sign = |key: &SecretKey| key.sign_bytes(challenge.message.as_bytes());
+    let login = json!({
+        "nonce": challenge.nonce, "signature": sign(&thief), "session_signature": sign(&session),
+    });
     let answer = rig.http.post(rig.url("/v1/auth/login")).json(&login).send().await.expect("an answer");
     assert_eq!(bad(answer).await.code, code::UNAUTHENTICATED);
     // And what was delegated is still so after a restart.
     let rig = rig.restart().await;
     assert_eq!(rig.login_with(&session, None).await.account, wallet.public());
+}
+
+#[tokio::test]
+async fn a_key_that_did_not_sign_acts_for_nobody() {
+    let rig = Rig::start().await;
+    let (thief, victim) = (SecretKey::from_seed([3; 32]), SecretKey::from_seed([4; 32]));
+    for signer in [None, Some(&thief)] {
+        let body = json!({"address": thief.public(), "session": {"key": victim.public(), "lifetime_s": 60}});
+        let challenge: Challenge = good(rig.challenge(body).await).await;
+        let sign = |key: &SecretKey| key.sign_bytes(challenge.message.as_bytes());
+        let mut login = json!({"nonce": challenge.nonce, "signature": sign(&thief)});
+        if let Some(signer) = signer {
+            login["session_signature"] = json!(sign(signer));
+        }
+        let answer = rig.http.post(rig.url("/v1/auth/login")).json(&login).send().await.expect("an answer");
+        assert_eq!(bad(answer).await.code, code::SIGNATURE_INVALID);
+    }
+    assert_eq!(rig.login_with(&victim, None).await.account, victim.public());
 }
 
 #[tokio::test]

@@ -86,7 +86,10 @@ impl Rig {
         }
         let challenge: Challenge = good(self.challenge(body).await).await;
         let signature = key.sign_bytes(challenge.message.as_bytes());
-        let login = json!({"nonce": challenge.nonce, "signature": signature});
+        let mut login = json!({"nonce": challenge.nonce, "signature": signature});
+        if let Some(session) = session {
+            login["session_signature"] = json!(session.sign_bytes(challenge.message.as_bytes()));
+        }
         let answer = self.http.post(self.url("/v1/auth/login")).json(&login).send().await.expect("an answer");
         let Session { token, account, key: acting, .. } = good(answer).await;
         let key = session.unwrap_or(key).clone();
