@@ -16,10 +16,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Node.js versions the TypeScript parts are written for.
-const NODE_MAJOR_MIN: u32 = 20;
+/// Node.js versions that Vite and its like run on, as major and minor: from these on, and from the second on every later one.
+const NODE_MIN: [(u32, u32); 2] = [(20, 19), (22, 12)];
 /// How a person gets Node.js.
-pub const NODE_HOW: &str = "install Node.js 20 or newer from https://nodejs.org or your package manager";
+pub const NODE_HOW: &str =
+    "install Node.js 22.12 or newer (or 20.19 of version 20) from https://nodejs.org or your package manager";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -359,18 +360,23 @@ fn look_for_node() -> State {
         return State::Missing("`node --version` fails".into());
     };
     let version = version.trim().to_owned();
-    match node_major(&version) {
-        Some(major) if major < NODE_MAJOR_MIN => {
-            State::Missing(format!("{version} is older than {NODE_MAJOR_MIN}"))
-        }
+    match node_version(&version) {
+        Some(found) if !node_will_do(found) => State::Missing(format!("{version} is too old")),
         Some(_) if process::npm().is_none() => State::Missing("no `npm`".into()),
         Some(_) => State::Present(version),
         None => State::Missing(format!("cannot read the version {version}")),
     }
 }
 
-fn node_major(version: &str) -> Option<u32> {
-    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
+/// Major and minor.
+fn node_version(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim().strip_prefix('v')?.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn node_will_do((major, minor): (u32, u32)) -> bool {
+    let [(old, old_minor), newer] = NODE_MIN;
+    (major == old && minor >= old_minor) || (major, minor) >= newer
 }
 
 fn look_for_npm_packages(root: &Path) -> State {
@@ -494,9 +500,20 @@ mod tests {
     }
 
     #[test]
-    fn the_major_version_of_node_is_read() {
-        assert_eq!(node_major("v20.20.2\n"), Some(20));
-        assert_eq!(node_major("20"), None);
+    fn a_node_that_vite_does_not_run_on_is_too_old() {
+        assert_eq!(node_version("v20.20.2\n"), Some((20, 20)));
+        assert_eq!(node_version("20"), None);
+        for (version, does) in [
+            ((18, 20), false),
+            ((20, 18), false),
+            ((20, 19), true),
+            ((21, 7), false),
+            ((22, 11), false),
+            ((22, 12), true),
+            ((24, 0), true),
+        ] {
+            assert_eq!(node_will_do(version), does, "{version:?}");
+        }
     }
 
     #[test]
