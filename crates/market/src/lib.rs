@@ -23,6 +23,7 @@ mod keys;
 mod live;
 mod metrics;
 mod projection;
+mod serve;
 mod time;
 mod view;
 
@@ -36,7 +37,6 @@ use std::{
     time::Duration,
 };
 
-use axum::serve::ListenerExt;
 use engine::{Command, Params, State};
 use protocol::{Amount, SecretKey};
 use store::{BlobError, BlobOptions, BlobStore, Journal, JournalOptions, ReadModel, StoreError};
@@ -163,7 +163,7 @@ pub struct Market {
     committer: Committer,
     blobs: Arc<BlobStore>,
     stop: watch::Sender<bool>,
-    server: JoinHandle<io::Result<()>>,
+    server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     threads: Vec<thread::JoinHandle<()>>,
     /// Held as long as the market runs.
@@ -219,17 +219,7 @@ impl Market {
             joins: Semaphore::new(JOINS_AT_ONCE),
         };
         let router = http::router(Arc::new(app));
-        let mut stopping = stopped;
-        let listener = listener.tap_io(|stream| {
-            // Small answers must not wait for more; without it they are only slower.
-            let _ = stream.set_nodelay(true);
-        });
-        let server = tokio::spawn(async move {
-            let stop = async move {
-                let _ = stopping.wait_for(|stop| *stop).await;
-            };
-            axum::serve(listener, router).with_graceful_shutdown(stop).await
-        });
+        let server = tokio::spawn(serve::serve(listener, router, serve::HEAD_TIME_MAX, stopped));
         tracing::info!(%addr, market = %key.public(), "the market is open");
         let threads = vec![committer_thread, follower_thread];
         Ok(Self { addr, key, committer, blobs, stop, server, tasks, threads, _lock: lock })

@@ -1,6 +1,6 @@
 //! Content by its SHA-256.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use api::code;
 use axum::{
@@ -21,6 +21,8 @@ use crate::{auth::Caller, failure::Failure};
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// Small pieces of a body are gathered to this size before they are handed on.
 const PIECE_BYTES: usize = 256 * 1024;
+/// How long an upload may stand still.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Upload a blob
 ///
@@ -45,7 +47,11 @@ pub async fn put(
     let mut upload = app.blobs.upload(hash).await?;
     let mut stream = body.into_data_stream();
     let mut gathered = BytesMut::new();
-    while let Some(piece) = stream.next().await {
+    loop {
+        let piece = tokio::time::timeout(SILENCE_MAX, stream.next()).await.map_err(|_| {
+            Failure::new(code::REQUEST_INVALID, "the upload stood still for too long", "upload it again")
+        })?;
+        let Some(piece) = piece else { break };
         let piece = piece.map_err(|error| {
             Failure::new(code::REQUEST_INVALID, format!("the upload broke off: {error}"), "upload it again")
         })?;

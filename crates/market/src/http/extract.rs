@@ -1,6 +1,6 @@
 //! Reading requests, with a problem document for whatever is wrong with them.
 
-use std::{fmt::Display, str::FromStr, sync::Arc};
+use std::{fmt::Display, str::FromStr, sync::Arc, time::Duration};
 
 use api::code;
 use axum::{
@@ -47,6 +47,9 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
     }
 }
 
+/// How long a body may take: 32 MiB, at 1 Mbit/s.
+const BODY_TIME_MAX: Duration = Duration::from_secs(300);
+
 /// A body within the route's limit.
 pub struct RawBody(pub Bytes);
 
@@ -54,7 +57,11 @@ impl FromRequest<Shared> for RawBody {
     type Rejection = Failure;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, Failure> {
-        match Bytes::from_request(request, app).await {
+        let read = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, app)).await;
+        let read = read.map_err(|_| {
+            Failure::new(code::REQUEST_INVALID, "the body did not end in time", "send the whole body at once")
+        })?;
+        match read {
             Ok(bytes) => Ok(Self(bytes)),
             Err(rejection) if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(Failure::new(

@@ -1,0 +1,142 @@
+//! Serves the router: HTTP/1.1 over TCP, with bounds on what one connection, and all of them together, may hold.
+//!
+//! A connection that sends no whole request head for [`HEAD_TIME_MAX`] is closed, be it slow or idle. An answer may take as long
+//! as it likes: requests for work and the event stream are meant to. How long a body may take is bounded where it is read.
+
+use std::{io, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// Connections at once; more wait to be accepted. Every parked request for work and every listener has one.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Between two requests of a connection, the head of the second included. Longer than the 90 s after which common clients give
+/// an idle connection up, so that none is closed under a request that was just sent.
+pub const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
+/// After the system had no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Serves until `stop` turns true and what was begun is answered. Dropping it closes every connection.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    head_time_max: Duration,
+    stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut stopping = stop.clone();
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => break,
+            // A handler that panicked took its connection with it, and nothing else.
+            Some(_) = connections.join_next() => {}
+            stream = accept(&listener), if connections.len() < CONNECTIONS_MAX => {
+                connections.spawn(converse(stream, router.clone(), head_time_max, stop.clone()));
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if ended_before(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection failed, and not accepting.
+fn ended_before(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    head_time_max: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    // Small answers must not wait for more; without it they are only slower.
+    let _ = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time_max)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let stopping = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stopping => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "a connection broke off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const HEAD_TIME: Duration = Duration::from_millis(300);
+
+    /// What comes back of these bytes until the server closes the connection.
+    async fn answer(address: std::net::SocketAddr, sent: &[u8]) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(sent).await.expect("sent");
+        let mut answer = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await;
+        read.expect("it is closed").expect("text");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_cut_off_and_a_slow_answer_is_not() {
+        let (began, mut begun) = watch::channel(0);
+        let slow = async move || {
+            began.send_modify(|count| *count += 1);
+            tokio::time::sleep(3 * HEAD_TIME).await;
+            "slow"
+        };
+        let router = Router::new().route("/slow", get(slow));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, router, HEAD_TIME, stopped));
+        let unfinished = answer(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n").await;
+        assert!(!unfinished.contains("slow"), "{unfinished}");
+        // Its connection is idle afterwards, and closed too.
+        let whole = answer(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(whole.ends_with("slow"), "{whole}");
+        // What was begun is answered when it stops.
+        let last = tokio::spawn(answer(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n"));
+        begun.wait_for(|count| *count == 2).await.expect("it serves");
+        stop.send_replace(true);
+        server.await.expect("it ends");
+        assert!(last.await.expect("answered").ends_with("slow"));
+    }
+}
