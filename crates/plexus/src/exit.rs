@@ -55,12 +55,38 @@ pub struct Failure {
     text: String,
     /// What to do next.
     fix: String,
+    /// Where in the input, for scripts; the text says it to people.
+    place: Box<Place>,
+}
+
+/// Where in the input something is wrong.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Place {
+    /// The file, where it is one of the caller's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The field of the request or the manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Column in that line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
 }
 
 impl Failure {
     /// A failure with exit code 1.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, code: "failed".to_owned(), text: text.into(), fix: String::new() }
+        let (text, code) = (text.into(), "failed".to_owned());
+        Self { exit: Exit::Failed, code, text, fix: String::new(), place: Box::default() }
+    }
+
+    /// Other words for what happened.
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.text = text.into();
+        self
     }
 
     /// Says what to do next.
@@ -81,13 +107,25 @@ impl Failure {
         self
     }
 
+    /// Where in the input it is.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Box::new(place);
+        self
+    }
+
+    /// As `--json` prints it.
+    fn to_json(&self) -> serde_json::Value {
+        let mut error = serde_json::to_value(&self.place).unwrap_or_default();
+        error["code"] = self.code.as_str().into();
+        error["detail"] = self.text.as_str().into();
+        error["fix"] = self.fix.as_str().into();
+        serde_json::json!({ "error": error })
+    }
+
     /// Prints it to standard error.
     pub fn print(&self, json: bool) {
         if json {
-            let error =
-                serde_json::json!({ "error": { "code": self.code, "detail": self.text, "fix": self.fix } });
-            say::err(&error.to_string());
-            return;
+            return say::err(&self.to_json().to_string());
         }
         say::err(&format!("{} {}", say::red("error:"), self.text));
         if !self.fix.is_empty() {
@@ -116,11 +154,41 @@ impl From<Error> for Failure {
                     .exit(Exit::Refused)
                     .code(problem.code)
                     .fix(problem.fix)
+                    .at(Place {
+                        file: None,
+                        field: problem.field,
+                        line: problem.line,
+                        column: problem.column,
+                    })
             }
             Error::Answer { .. } => {
                 Self::new(text).fix("check that this is the address of a plexus market of this version")
             }
             _ => Self::new(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_hears_where_the_problem_is() {
+        let mut problem = api::Problem::new(api::code::REQUEST_INVALID, "no such type", "take f32");
+        let said = |problem: &api::Problem| {
+            let failure = Failure::from(Error::Problem(Box::new(problem.clone())));
+            failure.to_json()["error"].clone()
+        };
+        let detail =
+            serde_json::json!({"code": "request_invalid", "detail": "no such type", "fix": "take f32"});
+        assert_eq!(said(&problem), detail);
+        problem.field = Some("manifest".to_owned());
+        (problem.line, problem.column) = (Some(3), Some(7));
+        let error = said(&problem);
+        assert_eq!(
+            (&error["field"], &error["line"], &error["column"]),
+            (&"manifest".into(), &3.into(), &7.into())
+        );
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     arguments::{MarketArgument, WalletArgument},
     exit::{Exit, Failure},
     results, say,
+    signals::Interrupts,
 };
 
 /// A job is asked for at least this often while it is watched, should its events not come through.
@@ -130,7 +131,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Show { id, units, market, json } => {
             let client = market.anonymous()?;
-            let job = client.job(id).await?;
+            let job = find(&client, id).await?;
             let units = if units { Some(results::units(&client, id).await?) } else { None };
             if json {
                 let mut answer = serde_json::to_value(&job).unwrap_or_default();
@@ -155,7 +156,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
             return ended(&job);
         }
         Command::Cancel { id, market, wallet, json } => {
-            let job = market.with(wallet.key()?)?.cancel(id).await?;
+            let job = market.with(wallet.key()?)?.cancel(id).await.map_err(|error| missing(error, id))?;
             if json {
                 say::json(&job);
             } else {
@@ -164,7 +165,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Fetch { id, out, partial, market, wallet: _, json } => {
             let client = market.anonymous()?;
-            let job = client.job(id).await?;
+            let job = find(&client, id).await?;
             if job.state != JobState::Done && !partial {
                 let (accepted, units) = (job.progress.accepted, job.units);
                 let text = format!("{id} is {}: {accepted} of {units} units are there", state(job.state));
@@ -189,6 +190,21 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn find(client: &Client, id: JobId) -> Result<Job, Failure> {
+    client.job(id).await.map_err(|error| missing(error, id))
+}
+
+/// Says how to find a job that is not there.
+fn missing(error: client::Error, id: JobId) -> Failure {
+    let unknown = error.code() == Some(api::code::NOT_FOUND);
+    let failure = Failure::from(error);
+    if unknown {
+        failure.text(format!("there is no {id}")).fix("`plexus job ls` lists the jobs")
+    } else {
+        failure
+    }
 }
 
 /// The exit code that a job's end calls for.
@@ -219,9 +235,21 @@ pub enum Watching {
     Silent,
 }
 
-/// Watches a job until it ends: by the market's events, and by asking now and then.
+/// Watches a job until it ends, or until somebody asks this command to end: the job goes on then.
 pub async fn watch(client: &Client, id: JobId, watching: Watching) -> Result<Job, Failure> {
-    let mut job = client.job(id).await?;
+    let mut interrupts = Interrupts::listen()?;
+    tokio::select! {
+        job = watch_to_end(client, id, watching) => job,
+        () = interrupts.next() => Err(Failure::new(format!("no longer watching {id}; the job goes on"))
+            .exit(Exit::JobUnfinished)
+            .code("job_not_done")
+            .fix(format!("`plexus job watch {id}` watches it again, `plexus job cancel {id}` ends it"))),
+    }
+}
+
+/// By the market's events, and by asking now and then.
+async fn watch_to_end(client: &Client, id: JobId, watching: Watching) -> Result<Job, Failure> {
+    let mut job = find(client, id).await?;
     let display = Display::new(watching, &job);
     let mut last = serde_json::Value::Null;
     loop {
@@ -236,7 +264,7 @@ pub async fn watch(client: &Client, id: JobId, watching: Watching) -> Result<Job
         }
         job = match tokio::time::timeout(ASK_EVERY, change(client, id)).await {
             Ok(Some(job)) => job,
-            Ok(None) | Err(_) => client.job(id).await?,
+            Ok(None) | Err(_) => find(client, id).await?,
         };
     }
 }

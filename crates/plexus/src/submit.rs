@@ -1,7 +1,10 @@
 //! `plexus submit`: a job file on its way to a market.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,14 +13,15 @@ use api::{Job, JobRequest, code};
 use client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use job::CompiledJob;
-use protocol::{Amount, manifest::Verify};
+use protocol::{Amount, Hash, manifest::Verify};
 use serde_json::json;
 
 use crate::{
     arguments::{MarketArgument, WalletArgument},
-    exit::Failure,
+    exit::{Failure, Place},
     job_commands::{self, Watching},
     results, say,
+    signals::Interrupts,
 };
 
 /// Blobs uploaded at the same time.
@@ -92,7 +96,15 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     if let Some(out) = &options.out
         && job.state == api::JobState::Done
     {
-        let files = results::fetch(&client, &job, out).await?;
+        let mut interrupts = Interrupts::listen()?;
+        let files = tokio::select! {
+            files = results::fetch(&client, &job, out) => files?,
+            () = interrupts.next() => {
+                let (id, out) = (job.id, out.display());
+                return Err(Failure::new(format!("{id} is done, but its result is not written"))
+                    .fix(format!("`plexus job fetch {id} --out {out}` writes it")));
+            }
+        };
         if options.json {
             answer["files"] = json!(files);
         } else {
@@ -140,18 +152,48 @@ fn compile(file: &Path) -> Result<CompiledJob, Failure> {
         failure.code("job_file_unreadable").fix("`plexus submit --init DIR` writes a first job file")
     })?;
     let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-    let compiled = job::compile(&text, &file.display().to_string(), &job::Folder(folder))
+    let files = Files { folder: job::Folder(folder.clone()), read: RefCell::default() };
+    let compiled = job::compile(&text, &file.display().to_string(), &files)
         .map_err(|error| Failure::new(error.to_string()).code(error.code().as_str()))?;
-    let mut kernels = std::collections::BTreeMap::new();
+    let mut kernels = BTreeMap::new();
     for (name, kernel) in &compiled.manifest.program.kernels {
         let bytes = compiled.blobs.get(&kernel.blob).cloned().unwrap_or_default();
         let text = String::from_utf8(bytes.into())
             .map_err(|_| Failure::new(format!("kernel {name} is not UTF-8 text")).code("kernel_not_text"))?;
         kernels.insert(kernel.blob, text);
     }
-    program::check(&compiled.manifest, &kernels)
-        .map_err(|error| Failure::new(error.to_string()).code(error.code()).fix(error.fix()))?;
+    program::check(&compiled.manifest, &kernels).map_err(|error| {
+        let kernel = error.kernel().and_then(|name| compiled.manifest.program.kernels.get(name));
+        let read = files.read.borrow();
+        let path = kernel.and_then(|kernel| read.get(&kernel.blob)).map(|path| folder.join(path));
+        let path = path.map(|path| path.display().to_string());
+        let text = path.as_ref().map_or_else(|| error.to_string(), |path| format!("{path}: {error}"));
+        let field = Some(error.field().to_owned()).filter(|field| !field.is_empty());
+        let place = Place { file: path, field, line: error.line(), column: error.column() };
+        Failure::new(text).code(error.code()).fix(error.fix()).at(place)
+    })?;
     Ok(compiled)
+}
+
+/// The job file's folder; knows afterwards which bytes came from which file.
+struct Files {
+    folder: job::Folder,
+    read: RefCell<BTreeMap<Hash, String>>,
+}
+
+impl job::FileSource for Files {
+    fn length(&self, path: &str) -> io::Result<u64> {
+        self.folder.length(path)
+    }
+
+    fn read(&self, path: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
+        let bytes = self.folder.read(path, range)?;
+        // Only a kernel's file is asked for again, and none of those is larger.
+        if bytes.len() <= program::KERNEL_BYTES_MAX {
+            self.read.borrow_mut().entry(Hash::of(&bytes)).or_insert_with(|| path.to_owned());
+        }
+        Ok(bytes)
+    }
 }
 
 /// What the market will put into escrow: every unit, and the most checks that its policy may draw for it.

@@ -1,18 +1,25 @@
 //! The command line as a script sees it: help texts, exit codes, what goes to which stream.
 
 use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::mpsc,
 };
 
 fn plexus(home: &Path, arguments: &[&str]) -> Output {
+    command(home, arguments).output().expect("the binary starts")
+}
+
+fn command(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plexus"));
     command.args(arguments).current_dir(home).stdin(Stdio::null());
     command.env("HOME", home).env("NO_COLOR", "1").env("COLUMNS", "100");
     for name in ["PLEXUS_MARKET", "PLEXUS_WALLET", "PLEXUS_ADAPTER", "PLEXUS_LOG", "XDG_CONFIG_HOME"] {
         command.env_remove(name);
     }
-    command.output().expect("the binary starts")
+    command
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -90,7 +97,7 @@ fn a_wallet_is_made_once_and_shown_without_its_secret() {
 fn exit_codes_say_what_kind_of_failure_it_was() {
     let home = tempfile::tempdir().unwrap();
     // A port that nobody listens on.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let check = |arguments: &[&str], code: i32, says: &str| {
@@ -137,8 +144,99 @@ fn mistakes_in_a_job_are_found_before_anything_is_sent() {
     };
     check("job.toml", "name =", "nam =", &["first/job.toml:", "nam"]);
     check("job.toml", "dtype = \"u8\"", "dtype = \"u9\"", &["u9"]);
-    check("kernel.wgsl", "fn ", "fun ", &["line", "column"]);
+    check("kernel.wgsl", "fn ", "fun ", &["first/kernel.wgsl: ", "line", "column"]);
     assert!(!home.path().join(".config").exists(), "a dry run makes no wallet");
+}
+
+/// A market that knows one job, `job-7`, which goes on for ever. Says when it was asked for the job.
+fn market_with_a_running_job() -> (String, mpsc::Receiver<()>) {
+    let zero = protocol::Amount::ZERO;
+    let job = api::Job {
+        id: protocol::JobId(7),
+        name: "endless".into(),
+        owner: protocol::SecretKey::from_seed([1; 32]).public(),
+        kind: protocol::manifest::JobKind::Batch,
+        state: api::JobState::Running,
+        reason: None,
+        units: 2,
+        progress: api::Progress { waiting: 1, leased: 1, checking: 0, accepted: 0, parked: 0 },
+        manifest: protocol::Hash::of(b"a manifest"),
+        inputs: vec![],
+        joins: vec![],
+        unit_price: zero,
+        money: api::JobMoney {
+            escrowed: zero,
+            paid: zero,
+            treasury: zero,
+            burned: zero,
+            refunded: zero,
+            held: zero,
+        },
+        verification: api::VerificationCounts {
+            checked: 0,
+            by_verifier: 0,
+            sampled_out: 0,
+            disputed: 0,
+            rejected: 0,
+        },
+        workers: vec![],
+        submitted_at: "2026-11-20T12:00:00.000Z".into(),
+        ended_at: None,
+    };
+    let known = serde_json::to_string(&job).unwrap();
+    let fix = "list the jobs with GET /v1/jobs";
+    let unknown = api::Problem::new(api::code::NOT_FOUND, "there is no such thing", fix);
+    let unknown = serde_json::to_string(&unknown).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, was_asked) = mpsc::channel();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let first = lines.next().unwrap().unwrap();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let is_known = first.starts_with("GET /v1/jobs/job-7 ");
+            let (status, body) = if is_known { ("200 OK", &known) } else { ("404 Not Found", &unknown) };
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+            if is_known {
+                let _ = asked.send(());
+            }
+        }
+    });
+    (address, was_asked)
+}
+
+#[test]
+fn a_job_that_is_not_there_is_looked_for_with_this_command() {
+    let home = tempfile::tempdir().unwrap();
+    let (market, _) = market_with_a_running_job();
+    for command in ["show", "watch", "fetch"] {
+        let output = plexus(home.path(), &["job", command, "job-9", "--market", &market]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{stderr}");
+        assert!(stderr.contains("job-9") && stderr.contains("`plexus job ls`"), "{stderr}");
+        assert!(!stderr.contains("/v1/"), "{stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_stops_watching_hears_that_the_job_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let (market, asked) = market_with_a_running_job();
+    let mut command = command(home.path(), &["job", "watch", "job-7", "--market", &market]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    asked.recv().unwrap();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("the job goes on") && stderr.contains("plexus job watch job-7"), "{stderr}");
 }
 
 #[test]
