@@ -18,6 +18,8 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    #[cfg(target_os = "linux")]
+    start_with_runtime_folder();
     let adapters = Gpu::enumerate();
     if options.json {
         say::json(&json!({ "adapters": adapters }));
@@ -61,4 +63,23 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         ]);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Drivers that also show windows look for a display in this folder and complain on standard error where a server has none. They
+/// read the variable by themselves, and it cannot be set safely here: this process starts over with it.
+#[cfg(target_os = "linux")]
+fn start_with_runtime_folder() {
+    use std::os::unix::process::CommandExt;
+
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    if std::env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let mut command = std::process::Command::new(program);
+        command.args(std::env::args_os().skip(1)).env(VARIABLE, std::env::temp_dir());
+        // Comes back only if it fails; then the driver complains.
+        let error = command.exec();
+        tracing::debug!(%error, "could not start over");
+    }
 }

@@ -117,6 +117,17 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
 }
 
 #[test]
+fn devices_are_shown_without_complaints_of_their_drivers() {
+    let home = tempfile::tempdir().unwrap();
+    let output = command(home.path(), &["device", "--json"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
+    let stderr = text(&output.stderr);
+    assert!(!stderr.contains("XDG_RUNTIME_DIR"), "{stderr}");
+    let answer: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("JSON, even of no adapters");
+    assert_eq!(output.status.success(), answer["adapters"] != serde_json::json!([]), "{stderr}");
+}
+
+#[test]
 fn mistakes_in_a_job_are_found_before_anything_is_sent() {
     let home = tempfile::tempdir().unwrap();
     let output = plexus(home.path(), &["submit", "--init", "first", "--json"]);
