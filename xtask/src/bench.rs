@@ -19,6 +19,10 @@ pub struct Options {
 }
 
 pub fn bench(options: &Options) -> Result<()> {
+    // The benchmarks measure the real command.
+    let mut product = process::cargo();
+    product.args(["build", "--release", "--package", "plexus"]);
+    process::run(&mut product, "the build of plexus")?;
     let mut cargo = process::cargo();
     cargo.args(["run", "--release", "--package", "plexus-bench", "--"]).arg(&options.name);
     if let Some(file) = &options.json {
