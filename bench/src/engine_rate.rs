@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use engine::{Answer, Command, JobSpec, Params, Policy, Requirements, State, Submission, decide};
 use protocol::{
-    Amount, Hash, OutputCommitment, PublicKey, Receipt, Signature, UnitLeaf, UnitStatus, manifest::JobKind,
-    package_root,
+    Amount, Hash, OutputCommitment, PublicKey, Receipt, Signature, UnitLeaf, manifest::JobKind, package_root,
 };
 
 use crate::report::Report;
@@ -61,12 +60,7 @@ pub fn measure(report: &mut Report) {
                 .collect();
             let leaves: Vec<_> = units
                 .iter()
-                .map(|(unit, outputs)| UnitLeaf {
-                    job: lease.job,
-                    unit: *unit,
-                    outputs: outputs.clone(),
-                    status: UnitStatus::Done,
-                })
+                .map(|(unit, outputs)| UnitLeaf::done(lease.job, *unit, outputs.clone()))
                 .collect();
             let receipt = Receipt {
                 market: PublicKey([255; 32]),

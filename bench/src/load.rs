@@ -22,7 +22,7 @@ use bytes::Bytes;
 use client::Client;
 use protocol::{
     Amount, DeviceFacts, DeviceLimits, Manifest, OutputCommitment, PublicKey, Receipt, SecretKey, UnitLeaf,
-    UnitStatus, WorkerKind, package_root,
+    WorkerKind, package_root,
 };
 
 use crate::{market::Market, report::Report};
@@ -166,15 +166,8 @@ impl Worker {
             .flat_map(|run| run.units())
             .map(|unit| UnitOutputs { unit, outputs: vec![self.output] })
             .collect();
-        let leaves: Vec<_> = units
-            .iter()
-            .map(|unit| UnitLeaf {
-                job: lease.job,
-                unit: unit.unit,
-                outputs: unit.outputs.clone(),
-                status: UnitStatus::Done,
-            })
-            .collect();
+        let leaves: Vec<_> =
+            units.iter().map(|unit| UnitLeaf::done(lease.job, unit.unit, unit.outputs.clone())).collect();
         let receipt = Receipt {
             market: self.market,
             lease: lease.id,

@@ -79,6 +79,13 @@ pub struct UnitLeaf {
     pub status: UnitStatus,
 }
 
+impl UnitLeaf {
+    /// The leaf of a unit that ended with these outputs.
+    pub fn done(job: JobId, unit: u64, outputs: Vec<OutputCommitment>) -> Self {
+        Self { job, unit, outputs, status: UnitStatus::Done }
+    }
+}
+
 /// The Merkle root over a package's unit leaves, in package order.
 pub fn package_root(leaves: &[UnitLeaf]) -> Hash {
     let hashes: Vec<_> = leaves

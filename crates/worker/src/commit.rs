@@ -6,7 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use api::{ReceiptResult, ReceiptsRequest, ReleaseCause, SignedReceipt, UnitOutputs, code};
 use bytes::Bytes;
-use protocol::{OutputCommitment, Receipt, UnitLeaf, UnitStatus, package_root};
+use protocol::{OutputCommitment, Receipt, UnitLeaf, package_root};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -87,15 +87,8 @@ impl Gathering {
             .zip(outputs)
             .map(|(unit, outputs)| UnitOutputs { unit: *unit, outputs })
             .collect();
-        let leaves: Vec<UnitLeaf> = units
-            .iter()
-            .map(|unit| UnitLeaf {
-                job: lease.job,
-                unit: unit.unit,
-                outputs: unit.outputs.clone(),
-                status: UnitStatus::Done,
-            })
-            .collect();
+        let leaves: Vec<UnitLeaf> =
+            units.iter().map(|unit| UnitLeaf::done(lease.job, unit.unit, unit.outputs.clone())).collect();
         let started_at = self.started_at.unwrap_or(self.package.holding.taken_at_wall);
         let receipt = Receipt {
             market: context.market.market,

@@ -134,11 +134,15 @@ impl Deciding<'_> {
 
     pub(super) fn advance_time(&mut self) {
         let now = self.now_ms;
-        let silent_since = now.saturating_sub(self.state.params.heartbeat_ms_max);
+        let silent_since = now.checked_sub(self.state.params.heartbeat_ms_max);
         for _ in 0..EXPIRIES_MAX {
             // A worker's silence first: it ends all its leases at once.
-            let silent =
-                self.state.heard.first().filter(|(seen, _)| *seen < silent_since).map(|(_, worker)| *worker);
+            let silent = self
+                .state
+                .heard
+                .first()
+                .filter(|(seen, _)| silent_since.is_some_and(|since| *seen <= since))
+                .map(|(_, worker)| *worker);
             if let Some(worker) = silent {
                 self.lose_worker(worker, LeaveCause::Silent);
                 continue;

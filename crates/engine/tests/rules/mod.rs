@@ -9,7 +9,7 @@ use plexus_engine::{
 };
 use protocol::{
     Amount, CheckId, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
-    Signature, UnitLeaf, UnitStatus, WorkerKind, manifest::JobKind, package_root,
+    Signature, UnitLeaf, WorkerKind, manifest::JobKind, package_root,
 };
 
 pub const MARKET: PublicKey = PublicKey([255; 32]);
@@ -136,15 +136,8 @@ impl World {
             .flat_map(|run| run.units())
             .map(|unit| (unit, vec![output(lease.job, unit, lie)]))
             .collect();
-        let leaves: Vec<_> = units
-            .iter()
-            .map(|(unit, outputs)| UnitLeaf {
-                job: lease.job,
-                unit: *unit,
-                outputs: outputs.clone(),
-                status: UnitStatus::Done,
-            })
-            .collect();
+        let leaves: Vec<_> =
+            units.iter().map(|(unit, outputs)| UnitLeaf::done(lease.job, *unit, outputs.clone())).collect();
         let receipt = Receipt {
             market: MARKET,
             lease: id,

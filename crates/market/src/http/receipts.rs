@@ -11,7 +11,7 @@ use std::{
 use api::{ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
 use axum::{Json, body::Bytes, extract::State};
 use engine::{Answer, Command, ReceiptOutcome};
-use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, UnitStatus, package_root};
+use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
 
 use super::{App, Problems, Shared, extract::RawBody};
 use crate::{auth::Caller, failure::Failure};
@@ -189,10 +189,8 @@ fn check(app: &App, signed: SignedReceipt) -> Result<(Command, u32, Unknown), Fa
         )
     })?;
     let job = receipt.job;
-    let leaves: Vec<UnitLeaf> = units
-        .into_iter()
-        .map(|unit| UnitLeaf { job, unit: unit.unit, outputs: unit.outputs, status: UnitStatus::Done })
-        .collect();
+    let leaves: Vec<UnitLeaf> =
+        units.into_iter().map(|unit| UnitLeaf::done(job, unit.unit, unit.outputs)).collect();
     if package_root(&leaves) != receipt.package_root {
         return Err(invalid("the units do not hash to the receipt's package root"));
     }

@@ -9,7 +9,7 @@ use api::{
 use market::{Config, Market};
 use protocol::{
     Amount, DeviceFacts, DeviceLimits, Hash, InputSplit, JoinFormat, JoinLayout, JoinSpec, Manifest,
-    OutputCommitment, PublicKey, Receipt, SecretKey, UnitLeaf, UnitStatus, WorkerKind, package_root,
+    OutputCommitment, PublicKey, Receipt, SecretKey, UnitLeaf, WorkerKind, package_root,
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -198,10 +198,8 @@ impl Person {
 
     pub fn sign(&self, market: PublicKey, lease: &Lease, units: Vec<UnitOutputs>) -> SignedReceipt {
         let job = lease.job;
-        let leaves: Vec<UnitLeaf> = units
-            .iter()
-            .map(|u| UnitLeaf { job, unit: u.unit, outputs: u.outputs.clone(), status: UnitStatus::Done })
-            .collect();
+        let leaves: Vec<UnitLeaf> =
+            units.iter().map(|u| UnitLeaf::done(job, u.unit, u.outputs.clone())).collect();
         let receipt = Receipt {
             market,
             lease: lease.id,
