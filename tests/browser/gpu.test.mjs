@@ -202,7 +202,7 @@ async function endless() {
     globalThis.program({
       kernels: { k: { wgsl } },
       buffers: { x: { input: 0, dtype: 'u32', shape: [2] }, y: { output: 0, dtype: 'u32', shape: [1] } },
-      passes: [{ kernel: 'k', bind: ['x', 'y'], dispatch: [256] }],
+      passes: [{ kernel: 'k', bind: ['x', 'y'], dispatch: [1024] }],
       timeMsMax,
     });
   const unit = (value, rounds) => [new Uint8Array(new Uint32Array([value, rounds]).buffer)];
