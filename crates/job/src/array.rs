@@ -56,22 +56,9 @@ impl Array {
         }
         let mut bytes = Vec::with_capacity((self.elements() * dtype.bytes()) as usize);
         for (index, element) in self.bytes.chunks_exact(self.dtype.bytes() as usize).enumerate() {
-            push(&mut bytes, value(element, self.dtype), dtype, Rounding::Nearest, index as u64)?;
+            push(&mut bytes, self.dtype.value(element), dtype, Rounding::Nearest, index as u64)?;
         }
         Ok(Self { dtype, shape: self.shape, bytes })
-    }
-}
-
-/// The value of one little-endian element.
-pub(crate) fn value(bytes: &[u8], dtype: Dtype) -> f64 {
-    match (dtype, bytes) {
-        (Dtype::I8, &[byte]) => f64::from(byte as i8),
-        (Dtype::U8, &[byte]) => f64::from(byte),
-        (Dtype::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
-        (Dtype::I32, &[a, b, c, d]) => f64::from(i32::from_le_bytes([a, b, c, d])),
-        (Dtype::U32, &[a, b, c, d]) => f64::from(u32::from_le_bytes([a, b, c, d])),
-        (Dtype::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
-        _ => panic!("{} bytes are not one {dtype}", bytes.len()),
     }
 }
 

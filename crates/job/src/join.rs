@@ -10,7 +10,7 @@ use protocol::{
 };
 
 use crate::{
-    array::{ARRAY_BYTES_MAX, bytes_of, value},
+    array::{ARRAY_BYTES_MAX, bytes_of},
     codec::{CodecError, csv, npy, png},
     split::Tiling,
 };
@@ -309,7 +309,7 @@ impl<'a> Plan<'a> {
         let height = u32::try_from(joined.data.len() / line).map_err(|_| unwritable())?;
         let elements = joined.data.chunks_exact(self.dtype.bytes() as usize);
         let mut samples: Vec<u8> =
-            elements.map(|element| png::sample(value(element, self.dtype), self.dtype)).collect();
+            elements.map(|element| png::sample(self.dtype.value(element), self.dtype)).collect();
         let is_whole = joined.is_there.iter().all(|is_there| *is_there);
         let has_alpha = channels.is_multiple_of(2);
         if is_whole || has_alpha {

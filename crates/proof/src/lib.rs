@@ -9,7 +9,6 @@
 
 use std::fmt;
 
-use half::f16;
 use protocol::manifest::{Compare, Dtype, Tolerance};
 
 /// The outcome of comparing two executions of an output, with what shows it.
@@ -129,7 +128,7 @@ pub fn compare(a: &[u8], b: &[u8], dtype: Dtype, compare: &Compare) -> Compariso
         if x == y {
             continue;
         }
-        let difference = Difference { index: index as u64, a: value(x, dtype), b: value(y, dtype) };
+        let difference = Difference { index: index as u64, a: dtype.value(x), b: dtype.value(y) };
         let error = difference.error();
         sum += error;
         found.max_abs = found.max_abs.max(error);
@@ -169,23 +168,6 @@ impl Difference {
         let error = self.error();
         error == 0.0
             || error.is_finite() && error <= tolerance.abs + tolerance.rel * self.a.abs().max(self.b.abs())
-    }
-}
-
-/// The value of one little-endian element, exact in double precision for every element type.
-///
-/// # Panics
-///
-/// If `bytes` is not one element of `dtype`.
-pub fn value(bytes: &[u8], dtype: Dtype) -> f64 {
-    match (dtype, bytes) {
-        (Dtype::I8, &[byte]) => f64::from(byte as i8),
-        (Dtype::U8, &[byte]) => f64::from(byte),
-        (Dtype::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
-        (Dtype::I32, &[a, b, c, d]) => f64::from(i32::from_le_bytes([a, b, c, d])),
-        (Dtype::U32, &[a, b, c, d]) => f64::from(u32::from_le_bytes([a, b, c, d])),
-        (Dtype::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
-        _ => panic!("{} bytes are not one {dtype}", bytes.len()),
     }
 }
 
@@ -269,18 +251,6 @@ mod tests {
         let relative = Tolerance { abs: 0.0, rel: 0.1, outliers_max: 0.0, mean_abs_max: None };
         assert!(within(&[1000.0], &[1100.0], relative).agrees());
         assert!(!within(&[1000.0], &[1120.0], relative).agrees());
-    }
-
-    #[test]
-    fn every_element_type_has_its_value() {
-        assert_eq!(value(&[0x80], Dtype::I8), -128.0);
-        assert_eq!(value(&[0x80], Dtype::U8), 128.0);
-        assert_eq!(value(&[0x00, 0x3c], Dtype::F16), 1.0);
-        assert_eq!(value(&[0x01, 0x00], Dtype::F16), 2f64.powi(-24));
-        assert_eq!(value(&[0x00, 0xfc], Dtype::F16), f64::NEG_INFINITY);
-        assert_eq!(value(&[0xff; 4], Dtype::I32), -1.0);
-        assert_eq!(value(&[0xff; 4], Dtype::U32), 4_294_967_295.0);
-        assert_eq!(value(&1.5f32.to_le_bytes(), Dtype::F32), 1.5);
     }
 
     #[test]

@@ -177,6 +177,23 @@ impl Dtype {
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::F32)
     }
+
+    /// The value of one little-endian element, exact in double precision for every element type.
+    ///
+    /// # Panics
+    ///
+    /// If `element` is not one element of this type.
+    pub fn value(self, element: &[u8]) -> f64 {
+        match (self, element) {
+            (Self::I8, &[byte]) => f64::from(byte as i8),
+            (Self::U8, &[byte]) => f64::from(byte),
+            (Self::F16, &[a, b]) => half::f16::from_le_bytes([a, b]).to_f64(),
+            (Self::I32, &[a, b, c, d]) => f64::from(i32::from_le_bytes([a, b, c, d])),
+            (Self::U32, &[a, b, c, d]) => f64::from(u32::from_le_bytes([a, b, c, d])),
+            (Self::F32, &[a, b, c, d]) => f64::from(f32::from_le_bytes([a, b, c, d])),
+            _ => panic!("{} bytes are not one {self}", element.len()),
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -305,5 +322,22 @@ impl Manifest {
     /// The manifest's canonical bytes: compact JSON with sorted maps. Their hash is the manifest's blob id.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a manifest has string keys and finite numbers")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_type_has_its_value() {
+        assert_eq!(Dtype::I8.value(&[0x80]), -128.0);
+        assert_eq!(Dtype::U8.value(&[0x80]), 128.0);
+        assert_eq!(Dtype::F16.value(&[0x00, 0x3c]), 1.0);
+        assert_eq!(Dtype::F16.value(&[0x01, 0x00]), 2f64.powi(-24));
+        assert_eq!(Dtype::F16.value(&[0x00, 0xfc]), f64::NEG_INFINITY);
+        assert_eq!(Dtype::I32.value(&[0xff; 4]), -1.0);
+        assert_eq!(Dtype::U32.value(&[0xff; 4]), 4_294_967_295.0);
+        assert_eq!(Dtype::F32.value(&1.5f32.to_le_bytes()), 1.5);
     }
 }

@@ -7,7 +7,7 @@ use half::f16;
 use protocol::manifest::Dtype;
 
 use super::CodecError;
-use crate::array::{ARRAY_BYTES_MAX, Array, Rounding, push, value};
+use crate::array::{ARRAY_BYTES_MAX, Array, Rounding, push};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
@@ -145,7 +145,7 @@ impl Stored {
 
     fn value(self, element: &[u8]) -> f64 {
         match (self, element) {
-            (Self::Same(dtype), element) => value(element, dtype),
+            (Self::Same(dtype), element) => dtype.value(element),
             (Self::I16, &[a, b]) => i16::from_le_bytes([a, b]).into(),
             (Self::U16, &[a, b]) => u16::from_le_bytes([a, b]).into(),
             (_, element) => {
@@ -211,7 +211,7 @@ pub(crate) fn write_number(element: &[u8], dtype: Dtype) -> String {
     match (dtype, element) {
         (Dtype::F32, &[a, b, c, d]) => float_text(f32::from_le_bytes([a, b, c, d])),
         (Dtype::F16, &[a, b]) => float_text(f16::from_le_bytes([a, b]).to_f32()),
-        _ => format!("{}", value(element, dtype)),
+        _ => format!("{}", dtype.value(element)),
     }
 }
 
