@@ -178,6 +178,22 @@ pub enum Event {
     Resumed,
 }
 
+impl Event {
+    /// Whether somebody who found no work before may find some after this event.
+    pub fn may_make_work(&self) -> bool {
+        match self {
+            Self::JobSubmitted { .. }
+            | Self::LeaseEnded { .. }
+            | Self::ReceiptCommitted { .. }
+            | Self::PackageRejected { .. }
+            | Self::WorkerLeft { .. }
+            | Self::WorkerDraining { .. } => true,
+            Self::ChecksDrawn { checks, .. } => !checks.is_empty(),
+            _ => false,
+        }
+    }
+}
+
 /// What a job asks for, as far as the rules care. The rest is carried along unread.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct JobSpec {

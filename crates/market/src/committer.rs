@@ -426,7 +426,7 @@ impl Core {
         let state = self.state.as_mut().expect("callers look first");
         let decision = engine::decide(state, self.now_ms, command)?;
         for event in decision.events {
-            self.retry |= may_make_work(&event);
+            self.retry |= event.may_make_work();
             borsh::to_writer(&mut self.encoded, &event).expect("writing to a Vec cannot fail");
             making.events.push(event);
         }
@@ -630,20 +630,6 @@ impl Core {
             };
             let _ = parked.reply.send(answer);
         }
-    }
-}
-
-/// Whether somebody who found no work before may find some after this event.
-fn may_make_work(event: &Event) -> bool {
-    match event {
-        Event::JobSubmitted { .. }
-        | Event::LeaseEnded { .. }
-        | Event::ReceiptCommitted { .. }
-        | Event::PackageRejected { .. }
-        | Event::WorkerLeft { .. }
-        | Event::WorkerDraining { .. } => true,
-        Event::ChecksDrawn { checks, .. } => !checks.is_empty(),
-        _ => false,
     }
 }
 

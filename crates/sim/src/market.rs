@@ -104,7 +104,7 @@ impl<A> Market<A> {
         }
         match decision {
             Ok(decision) => {
-                self.retry |= decision.events.iter().any(may_make_work);
+                self.retry |= decision.events.iter().any(Event::may_make_work);
                 self.pending.extend(decision.events.into_iter().map(|event| (now_ms, event)));
                 Ok(decision.answer)
             }
@@ -216,20 +216,6 @@ impl<A> Market<A> {
             }
         }
         tries
-    }
-}
-
-/// As the service's committer has it.
-fn may_make_work(event: &Event) -> bool {
-    match event {
-        Event::JobSubmitted { .. }
-        | Event::LeaseEnded { .. }
-        | Event::ReceiptCommitted { .. }
-        | Event::PackageRejected { .. }
-        | Event::WorkerLeft { .. }
-        | Event::WorkerDraining { .. } => true,
-        Event::ChecksDrawn { checks, .. } => !checks.is_empty(),
-        _ => false,
     }
 }
 
