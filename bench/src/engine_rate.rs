@@ -25,7 +25,8 @@ pub fn measure(report: &mut Report) {
     run(&mut state, Command::Deposit { account: client, amount: Amount(1 << 50), key: None });
     for worker in workers {
         let (instance, version) = ("one".to_owned(), "bench".to_owned());
-        run(&mut state, Command::Announce { worker, instance, device: crate::load::device(), version });
+        let (device, offer) = (crate::load::device(), Default::default());
+        run(&mut state, Command::Announce { worker, instance, device, version, offer });
     }
     let spec = JobSpec {
         name: "no-op".into(),

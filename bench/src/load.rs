@@ -93,8 +93,12 @@ async fn run(market: &Market, package_units: u32, units: u64) -> Result<f64> {
             stop: stop.clone(),
             packages_max: if package_units == 1 { 64 } else { 8 },
         };
-        let announce =
-            AnnounceRequest { instance: "bench".into(), device: device(), version: "bench".into() };
+        let announce = AnnounceRequest {
+            instance: "bench".into(),
+            device: device(),
+            version: "bench".into(),
+            offer: Default::default(),
+        };
         worker.client.announce(&announce).await?;
         workers.push(worker);
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use protocol::{
     Amount, DeviceFacts, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment, PackageId, PublicKey,
-    Receipt, Signature, UnitId, UnitRun, WorkerKind, manifest::JobKind,
+    Receipt, Signature, UnitId, UnitRun, WorkerKind, WorkerOffer, manifest::JobKind,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -384,6 +384,9 @@ pub struct AnnounceRequest {
     pub device: DeviceFacts,
     /// The worker's version, such as `plexus/0.1.0`.
     pub version: String,
+    /// What the worker claims for its device and asks for its time; nothing claimed and nothing asked when absent.
+    #[serde(default)]
+    pub offer: WorkerOffer,
 }
 
 /// What a worker is doing.

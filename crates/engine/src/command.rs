@@ -2,6 +2,7 @@
 
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt, Signature,
+    WorkerOffer,
 };
 
 use crate::{Event, JobSpec};
@@ -46,6 +47,8 @@ pub enum Command {
         device: DeviceFacts,
         /// The worker's version.
         version: String,
+        /// What it claims and asks.
+        offer: WorkerOffer,
     },
     /// A worker is alive and still works on these leases.
     Heartbeat {

@@ -257,6 +257,7 @@ fn two_processes_with_one_key_are_told_apart() {
         instance: instance.into(),
         device: device(),
         version: "test".into(),
+        offer: Default::default(),
     };
     world.now_ms += 4_000;
     let refused = world.run(announce("two")).expect_err("the first is alive");
@@ -299,6 +300,7 @@ fn a_session_key_acts_for_its_wallet_until_it_ends() {
         instance: "one".into(),
         device: device(),
         version: "test".into(),
+        offer: Default::default(),
     };
     assert!(matches!(world.run(announce), Err(Rejection::SessionInvalid(_))));
 }
@@ -330,8 +332,13 @@ fn checks_that_nobody_can_make_do_not_keep_others_from_being_made() {
     let mut rare = device();
     rare.limits.storage_buffer_bytes_max = 1 << 30;
     let instance = || "one".to_owned();
-    let announce =
-        Command::Announce { worker: key(9), instance: instance(), device: rare, version: "test".into() };
+    let announce = Command::Announce {
+        worker: key(9),
+        instance: instance(),
+        device: rare,
+        version: "test".into(),
+        offer: Default::default(),
+    };
     world.run(announce).expect("accepted");
     while let [lease] = world.lease(key(9), 1)[..] {
         let (mut receipt, units) = world.receipt(lease, 0);

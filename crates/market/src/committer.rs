@@ -700,7 +700,13 @@ mod tests {
             features: vec![],
             limits,
         };
-        let command = Command::Announce { worker: ADA, instance: "a".into(), device, version: String::new() };
+        let command = Command::Announce {
+            worker: ADA,
+            instance: "a".into(),
+            device,
+            version: String::new(),
+            offer: Default::default(),
+        };
         committer.decide(command, |_, _, _| ()).await.expect("it is announced");
     }
 

@@ -3,6 +3,8 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
+use crate::Amount;
+
 /// Where a worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,4 +54,30 @@ pub struct DeviceFacts {
     pub features: Vec<String>,
     /// The adapter's limits.
     pub limits: DeviceLimits,
+}
+
+/// Flaw of a device that ends loops early: Mesa's llvmpipe leaves them after 65,535 rounds an invocation, and the results are
+/// wrong without a word.
+pub const FLAW_LOOP_ROUNDS: &str = "loop-rounds-65535";
+
+/// What a worker claims for its device and asks for its time. Claims are not proved: they place a worker until something was
+/// measured, and what it really did overrules them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
+#[serde(default)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct WorkerOffer {
+    /// Speed of 32-bit floating-point multiplication and addition, in MFLOP/s; 0 where nobody measured it.
+    #[serde(with = "crate::decimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub claimed_mflops: u64,
+    /// Device memory that jobs may take together, in bytes; 0 where nobody said.
+    #[serde(with = "crate::decimal")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub memory_bytes: u64,
+    /// Jobs that may share the device in turns; 0 leaves it to the market.
+    pub slots: u32,
+    /// The least that a compute second, one second of the reference device, must pay; 0 takes anything.
+    pub ask: Amount,
+    /// Known flaws, such as [`FLAW_LOOP_ROUNDS`], that jobs may exclude; sorted.
+    pub flaws: Vec<String>,
 }

@@ -766,7 +766,8 @@ impl World<'_> {
         let reply = match body {
             Body::Announce => {
                 let (device, version) = (self.providers[provider].device.facts.clone(), "sim".to_owned());
-                let announce = Command::Announce { worker, instance, device, version };
+                let offer = Default::default();
+                let announce = Command::Announce { worker, instance, device, version, offer };
                 // While a crashed process still holds the key, it is asked again by the announcement's timer.
                 self.decide(announce).ok().map(|_| Reply::Announced)
             }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, code};
 use client::Client;
-use protocol::{DeviceFacts, PublicKey};
+use protocol::{DeviceFacts, PublicKey, WorkerOffer};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
@@ -158,6 +158,7 @@ impl Context {
                 instance: self.instance.clone(),
                 device: self.device(),
                 version: self.version.clone(),
+                offer: WorkerOffer::default(),
             };
             match self.client.announce(&request).await {
                 Ok(worker) => {

@@ -22,6 +22,8 @@ export interface AnnounceRequest {
   device: DeviceFacts;
   /** Random per process or tab, so that two with one key are told apart. At most 64 characters. */
   instance: string;
+  /** What the worker claims for its device and asks for its time; nothing claimed and nothing asked when absent. */
+  offer?: WorkerOffer;
   /** The worker's version, such as `plexus/0.1.0`. */
   version: string;
 }
@@ -908,6 +910,23 @@ export interface Worker {
 
 /** Where a worker runs. */
 export type WorkerKind = 'native' | 'browser';
+
+/**
+ * What a worker claims for its device and asks for its time. Claims are not proved: they place a worker until something was
+ * measured, and what it really did overrules them.
+ */
+export interface WorkerOffer {
+  /** The least that a compute second, one second of the reference device, must pay; 0 takes anything. */
+  ask?: Amount;
+  /** Speed of 32-bit floating-point multiplication and addition, in MFLOP/s; 0 where nobody measured it. */
+  claimed_mflops?: string;
+  /** Known flaws, such as [`FLAW_LOOP_ROUNDS`], that jobs may exclude; sorted. */
+  flaws?: string[];
+  /** Device memory that jobs may take together, in bytes; 0 where nobody said. */
+  memory_bytes?: string;
+  /** Jobs that may share the device in turns; 0 leaves it to the market. */
+  slots?: number;
+}
 
 /** What a worker is doing. */
 export type WorkerState = 'idle' | 'busy' | 'draining' | 'gone';

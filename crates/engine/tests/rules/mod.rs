@@ -99,8 +99,13 @@ impl World {
     }
 
     pub fn announce(&mut self, worker: PublicKey) {
-        let command =
-            Command::Announce { worker, instance: "one".into(), device: device(), version: "test".into() };
+        let command = Command::Announce {
+            worker,
+            instance: "one".into(),
+            device: device(),
+            version: "test".into(),
+            offer: Default::default(),
+        };
         self.run(command).expect("the worker is accepted");
     }
 

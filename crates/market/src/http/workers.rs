@@ -3,7 +3,7 @@
 use api::{AnnounceRequest, HeartbeatAnswer, HeartbeatRequest, LeaveRequest, Page, Worker, code};
 use axum::{Json, extract::State, http::StatusCode};
 use engine::{Answer, Command};
-use protocol::PublicKey;
+use protocol::{PublicKey, WorkerOffer};
 use serde::Deserialize;
 use store::WorkerFilter;
 use utoipa::IntoParams;
@@ -20,6 +20,8 @@ const INSTANCE_CHARS_MAX: usize = 64;
 const FACT_CHARS_MAX: usize = 300;
 /// Features a device may list.
 const FEATURES_MAX: usize = 100;
+/// Flaws a device may admit.
+const FLAWS_MAX: usize = 16;
 /// Leases a heartbeat may name.
 const HEARTBEAT_LEASES_MAX: usize = 4096;
 
@@ -54,6 +56,15 @@ fn check_device(device: &protocol::DeviceFacts) -> Result<(), Failure> {
     Err(Failure::new(code::REQUEST_INVALID, detail, "shorten the device's description").at("device"))
 }
 
+fn check_offer(offer: &WorkerOffer) -> Result<(), Failure> {
+    let short = offer.flaws.iter().all(|flaw| flaw.chars().count() <= FACT_CHARS_MAX);
+    if short && offer.flaws.len() <= FLAWS_MAX {
+        return Ok(());
+    }
+    let detail = format!("there are at most {FLAWS_MAX} flaws of at most {FACT_CHARS_MAX} characters");
+    Err(Failure::new(code::REQUEST_INVALID, detail, "name known flaws only").at("offer.flaws"))
+}
+
 /// Announce this key's device
 #[utoipa::path(post, path = "/v1/workers", tag = "workers", operation_id = "announce",
     request_body = AnnounceRequest, security(("token" = [])),
@@ -65,14 +76,15 @@ pub async fn announce(
 ) -> Result<Json<Worker>, Failure> {
     check_instance(&request.instance)?;
     check_device(&request.device)?;
+    check_offer(&request.offer)?;
     if request.version.chars().count() > FACT_CHARS_MAX {
         return Err(
             Failure::new(code::REQUEST_INVALID, "the version is too long", "shorten it").at("version")
         );
     }
-    let AnnounceRequest { instance, device, version } = request;
+    let AnnounceRequest { instance, device, version, offer } = request;
     let worker = caller.key;
-    let command = Command::Announce { worker, instance, device, version };
+    let command = Command::Announce { worker, instance, device, version, offer };
     let announced =
         app.committer.decide(command, move |state, now, _| view::worker(state, worker, now)).await?;
     announced.map(Json).ok_or_else(|| Failure::internal("an announced worker is not there"))

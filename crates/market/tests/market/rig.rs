@@ -163,8 +163,12 @@ impl Person {
     }
 
     pub async fn announce_as(&self, instance: &str) -> Response {
-        let request =
-            AnnounceRequest { instance: instance.into(), device: device(), version: "test/1".into() };
+        let request = AnnounceRequest {
+            instance: instance.into(),
+            device: device(),
+            version: "test/1".into(),
+            offer: Default::default(),
+        };
         self.post("/v1/workers", &request).await
     }
 
