@@ -10,7 +10,6 @@
 //! made work.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,16 +25,19 @@ use protocol::{LeaseId, PublicKey};
 use store::{Journal, StoreError};
 use tokio::sync::{oneshot, watch};
 
-use crate::{failure::Causes, metrics::Metrics, time::SystemClock, view};
+pub use crate::parked::LeaseWish;
+use crate::{
+    failure::Causes,
+    metrics::Metrics,
+    parked::{Class, Parked, Parking},
+    time::SystemClock,
+    view,
+};
 
 /// How events are encoded in a group: Borsh, one after the other.
 pub const ENCODING_VERSION: u32 = 1;
 /// Requests that wait to be decided.
 const QUEUE_MAX: usize = 4096;
-/// Requests for work that wait for some.
-const PARKED_MAX: usize = 4096;
-/// Parked requests that are tried again in one group, so that one group stays short however many wait.
-const RETRIES_MAX: usize = 256;
 /// Encoded bytes after which a group takes no further request.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the committer sleeps at most.
@@ -104,24 +106,6 @@ enum Request {
     Stop,
 }
 
-/// A worker's wish for work.
-pub struct LeaseWish {
-    /// The worker.
-    pub worker: PublicKey,
-    /// As announced.
-    pub instance: String,
-    /// Most packages wanted.
-    pub packages_max: u32,
-    /// How long it waits.
-    pub wait: Duration,
-}
-
-struct Parked {
-    wish: LeaseWish,
-    until: Instant,
-    reply: oneshot::Sender<Result<api::LeaseAnswer, Refusal>>,
-}
-
 /// Where to put requests. Clones talk to the same thread.
 #[derive(Clone)]
 pub struct Committer {
@@ -160,8 +144,7 @@ impl Committer {
             now_ms: 0,
             pause: Pause::default(),
             due_ms: None,
-            parked: VecDeque::new(),
-            retry: false,
+            parking: Parking::default(),
             led: true,
             followers,
             status: status.clone(),
@@ -301,9 +284,7 @@ struct Core {
     pause: Pause,
     /// When time alone changes something next.
     due_ms: Option<u64>,
-    parked: VecDeque<Parked>,
-    /// Whether parked requests may find work now.
-    retry: bool,
+    parking: Parking,
     /// Whether this process leads the market; false once another one appended.
     led: bool,
     followers: SyncSender<Group>,
@@ -329,7 +310,7 @@ impl Core {
                 Ok(request) => Some(request),
                 Err(RecvTimeoutError::Timeout) => {
                     // Time alone may make work: the market's verifier may take a check that waited long enough.
-                    self.retry = true;
+                    self.parking.wake();
                     None
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -343,10 +324,10 @@ impl Core {
 
     fn sleep(&mut self) -> Duration {
         let now = Instant::now();
-        let parked = self.parked.iter().map(|parked| parked.until.saturating_duration_since(now)).min();
+        let parked = self.parking.next_deadline().map(|until| until.saturating_duration_since(now));
         let next = match self.pause.left(now) {
             Some(left) => Some(left),
-            None if self.state.is_none() || (self.retry && !self.parked.is_empty()) => Some(Duration::ZERO),
+            None if self.state.is_none() || self.parking.is_due() => Some(Duration::ZERO),
             None => self.due_ms.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now_ms()))),
         };
         [parked, next].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
@@ -426,7 +407,9 @@ impl Core {
         let state = self.state.as_mut().expect("callers look first");
         let decision = engine::decide(state, self.now_ms, command)?;
         for event in decision.events {
-            self.retry |= event.may_make_work();
+            if event.may_make_work() {
+                self.parking.wake();
+            }
             borsh::to_writer(&mut self.encoded, &event).expect("writing to a Vec cannot fail");
             making.events.push(event);
         }
@@ -439,7 +422,7 @@ impl Core {
         if !self.decides() || self.due_ms.is_none_or(|at| at > self.now_ms) {
             return;
         }
-        self.retry = true;
+        self.parking.wake();
         if let Err(rejection) = self.decide(Command::AdvanceTime, making) {
             tracing::error!(%rejection, "time cannot pass");
         }
@@ -454,10 +437,12 @@ impl Core {
             if parked.wish.wait.is_zero() {
                 // Answered after the group like the others, so that its reason is about durable state.
                 making.granted.push((parked, Vec::new()));
-            } else if self.parked.len() >= PARKED_MAX {
-                let _ = parked.reply.send(Err(Refusal::Overloaded));
             } else {
-                self.parked.push_back(parked);
+                let worker = self.state.as_ref().and_then(|state| state.workers().get(&parked.wish.worker));
+                let class = Class::of(worker.map(|worker| &worker.device));
+                if let Err(parked) = self.parking.park(parked, class) {
+                    let _ = parked.reply.send(Err(Refusal::Overloaded));
+                }
             }
         }
     }
@@ -483,23 +468,16 @@ impl Core {
     }
 
     fn retry_parked(&mut self, making: &mut Making) {
-        if !self.retry || !self.decides() {
+        if !self.parking.is_due() || !self.decides() {
             return;
         }
-        let tries = self.parked.len().min(RETRIES_MAX);
-        // Those not tried now are at the front next time.
-        let all = tries == self.parked.len();
-        let mut still = Vec::with_capacity(tries);
-        for _ in 0..tries {
-            let Some(parked) = self.parked.pop_front() else { break };
-            still.extend(self.try_lease(parked, making));
+        let mut parking = std::mem::take(&mut self.parking);
+        parking.retry(|parked| self.try_lease(parked, making));
+        // What was granted may have made work for others: news meanwhile went to the empty one.
+        if self.parking.is_woken() {
+            parking.wake();
         }
-        if all {
-            self.parked.extend(still);
-            self.retry = false;
-        } else {
-            self.parked.extend(still);
-        }
+        self.parking = parking;
     }
 
     fn commit(&mut self, making: Making) {
@@ -595,21 +573,16 @@ impl Core {
             Ok(None) => tracing::error!("the journal is empty"),
             Err(error) => tracing::error!(cause = %Causes(&error), "cannot read the journal"),
         }
-        self.retry = true;
+        self.parking.wake();
         began.elapsed()
     }
 
-    /// Answers those whose wait is over, and forgets those who went away.
+    /// Answers those whose wait is over.
     fn give_up_waiting(&mut self) {
         let now = Instant::now();
         let (state, now_ms) = (&self.state, self.now_ms);
-        let mut waiting = VecDeque::with_capacity(self.parked.len());
-        for parked in self.parked.drain(..) {
+        while let Some(parked) = self.parking.pop_over(now) {
             if parked.reply.is_closed() {
-                continue;
-            }
-            if parked.until > now {
-                waiting.push_back(parked);
                 continue;
             }
             let answer = match state {
@@ -618,12 +591,11 @@ impl Core {
             };
             let _ = parked.reply.send(answer);
         }
-        self.parked = waiting;
-        self.metrics.parked.set(self.parked.len() as i64);
+        self.metrics.parked.set(self.parking.len() as i64);
     }
 
     fn end(&mut self) {
-        for parked in self.parked.drain(..) {
+        for parked in self.parking.drain() {
             let answer = match &self.state {
                 Some(state) => Ok(view::lease_answer(state, self.now_ms, parked.wish.worker, &[])),
                 None => Err(Refusal::Stopped),
@@ -654,6 +626,7 @@ mod tests {
     use store::JournalOptions;
 
     use super::*;
+    use crate::parked::PARKED_MAX;
 
     const MARKET: PublicKey = PublicKey([7; 32]);
     const ADA: PublicKey = PublicKey([1; 32]);

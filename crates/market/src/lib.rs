@@ -22,6 +22,7 @@ mod judge;
 mod keys;
 mod live;
 mod metrics;
+mod parked;
 mod projection;
 mod serve;
 mod time;

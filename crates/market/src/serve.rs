@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// Connections at once; more wait to be accepted. Every parked request for work and every listener has one.
-const CONNECTIONS_MAX: usize = 16 * 1024;
+const CONNECTIONS_MAX: usize = 20 * 1024;
 /// Between two requests of a connection, the head of the second included. Longer than the 90 s after which common clients give
 /// an idle connection up, so that none is closed under a request that was just sent.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(120);

@@ -1,0 +1,348 @@
+//! Requests for work that found none and wait for some.
+//!
+//! They wait in the order they came. When there may be work again they are tried in that order, but ten thousand of them must
+//! not be tried for one new unit: devices that are alike mostly find work or find none alike, so of each kind of device only
+//! as many are tried as get something, and [`MISSES_MAX`] in a row that do not ([`Parking::retry`]). What binds one worker and not
+//! another of its kind (a unit that it failed before, a check of its own owner's work) is not seen that way, so the others are
+//! tried too, a few in each group, until everybody was.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    ops::Bound::{Excluded, Unbounded},
+    time::{Duration, Instant},
+};
+
+use protocol::{DeviceFacts, Hash, PublicKey};
+use tokio::sync::oneshot;
+
+use crate::committer::Refusal;
+
+/// Requests that wait at once.
+pub const PARKED_MAX: usize = 16 * 1024;
+/// Devices of one kind that find nothing in a row before the others of that kind are left for later.
+const MISSES_MAX: usize = 8;
+/// Tries of those left for later in one group.
+const LATER_MAX: usize = 64;
+/// How long the tries of one group may take together, so that nobody else waits for long.
+const TRIES_TIME_MAX: Duration = Duration::from_millis(5);
+/// Between two looks for askers who went away when there is no room for more.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A worker's wish for work.
+pub struct LeaseWish {
+    /// The worker.
+    pub worker: PublicKey,
+    /// As announced.
+    pub instance: String,
+    /// Most packages wanted.
+    pub packages_max: u32,
+    /// How long it waits.
+    pub wait: Duration,
+}
+
+/// A wish with somebody who waits for its answer.
+pub struct Parked {
+    /// What is wanted.
+    pub wish: LeaseWish,
+    /// Until when it waits.
+    pub until: Instant,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<api::LeaseAnswer, Refusal>>,
+}
+
+/// Devices that can run the same programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class(Hash);
+
+impl Class {
+    /// The class of a device; nothing is known of one that was not announced.
+    pub fn of(device: Option<&DeviceFacts>) -> Self {
+        let facts = device.map(|device| (device.kind, &device.features, &device.limits));
+        Self(Hash::of(&borsh::to_vec(&facts).expect("writing to a Vec cannot fail")))
+    }
+}
+
+struct Entry {
+    class: Class,
+    /// Absent only while it is being tried.
+    parked: Option<Parked>,
+}
+
+/// All who wait.
+#[derive(Default)]
+pub struct Parking {
+    tickets: u64,
+    /// By ticket, which is the order they came in.
+    entries: BTreeMap<u64, Entry>,
+    classes: HashMap<Class, BTreeSet<u64>>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// Whether there may be work since the last tries.
+    woken: bool,
+    /// Those from this ticket on are still to be tried.
+    later_from: Option<u64>,
+    /// Whether there may be work since the tries of those left for later began.
+    later_again: bool,
+    swept_at: Option<Instant>,
+}
+
+impl Parking {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// When the first one's wait is over.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Whether somebody is to be tried.
+    pub fn is_due(&self) -> bool {
+        !self.entries.is_empty() && (self.woken || self.later_from.is_some())
+    }
+
+    /// Whether there may be work since the last tries.
+    pub fn is_woken(&self) -> bool {
+        self.woken
+    }
+
+    /// Notes that there may be work.
+    pub fn wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// Takes one in, or gives it back when there is no room.
+    pub fn park(&mut self, parked: Parked, class: Class) -> Result<(), Parked> {
+        if self.entries.len() >= PARKED_MAX {
+            self.sweep(Instant::now());
+        }
+        if self.entries.len() >= PARKED_MAX {
+            return Err(parked);
+        }
+        self.tickets += 1;
+        self.deadlines.insert((parked.until, self.tickets));
+        self.classes.entry(class).or_default().insert(self.tickets);
+        self.entries.insert(self.tickets, Entry { class, parked: Some(parked) });
+        Ok(())
+    }
+
+    /// Tries those who may find work now. `attempt` gives a wish back that found nothing.
+    pub fn retry(&mut self, mut attempt: impl FnMut(Parked) -> Option<Parked>) {
+        let began = Instant::now();
+        if std::mem::take(&mut self.woken) {
+            self.retry_by_class(began, &mut attempt);
+            match self.later_from {
+                // Whoever was tried before the news is tried once more, after those who were not tried at all.
+                Some(_) => self.later_again = true,
+                None => self.later_from = Some(0),
+            }
+        }
+        let Some(from) = self.later_from else { return };
+        let mut tickets: Vec<u64> = self.entries.range(from..).take(LATER_MAX + 1).map(|(t, _)| *t).collect();
+        let mut next = (tickets.len() > LATER_MAX).then(|| tickets.pop()).flatten();
+        for ticket in tickets {
+            if began.elapsed() > TRIES_TIME_MAX {
+                next = Some(ticket);
+                break;
+            }
+            self.attempt(ticket, &mut attempt);
+        }
+        if next.is_none() && std::mem::take(&mut self.later_again) {
+            next = Some(0);
+        }
+        self.later_from = next;
+    }
+
+    /// First come first served, but for the kinds of device of which several in a row found nothing.
+    fn retry_by_class(&mut self, began: Instant, attempt: &mut impl FnMut(Parked) -> Option<Parked>) {
+        let firsts = self.classes.iter().filter_map(|(class, tickets)| Some((*tickets.first()?, *class, 0)));
+        let mut heads: BinaryHeap<Reverse<(u64, Class, usize)>> = firsts.map(Reverse).collect();
+        while let Some(Reverse((ticket, class, misses))) = heads.pop() {
+            if began.elapsed() > TRIES_TIME_MAX {
+                // The rest is tried with those left for later.
+                return;
+            }
+            let misses = if self.attempt(ticket, attempt) { 0 } else { misses + 1 };
+            let next = self.classes.get(&class).and_then(|t| t.range((Excluded(ticket), Unbounded)).next());
+            if let Some(next) = next
+                && misses < MISSES_MAX
+            {
+                heads.push(Reverse((*next, class, misses)));
+            }
+        }
+    }
+
+    /// Whether it was served, or went away.
+    fn attempt(&mut self, ticket: u64, attempt: &mut impl FnMut(Parked) -> Option<Parked>) -> bool {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return true };
+        let parked = entry.parked.take().expect("it is not being tried");
+        let until = parked.until;
+        entry.parked = attempt(parked);
+        if entry.parked.is_some() {
+            return false;
+        }
+        self.forget(ticket, until);
+        true
+    }
+
+    fn forget(&mut self, ticket: u64, until: Instant) -> Option<Parked> {
+        let entry = self.entries.remove(&ticket)?;
+        self.deadlines.remove(&(until, ticket));
+        if let Some(tickets) = self.classes.get_mut(&entry.class) {
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.classes.remove(&entry.class);
+            }
+        }
+        entry.parked
+    }
+
+    /// Takes out one whose wait is over.
+    pub fn pop_over(&mut self, now: Instant) -> Option<Parked> {
+        let (until, ticket) = *self.deadlines.first()?;
+        if until > now { None } else { self.forget(ticket, until) }
+    }
+
+    /// Takes out everybody.
+    pub fn drain(&mut self) -> impl Iterator<Item = Parked> + use<> {
+        let all = std::mem::take(self);
+        self.tickets = all.tickets;
+        all.entries.into_values().filter_map(|entry| entry.parked)
+    }
+
+    /// Forgets those who went away. It costs a look at everybody, so it is done only when there is no room.
+    fn sweep(&mut self, now: Instant) {
+        if self.swept_at.is_some_and(|at| now < at + SWEEP_EVERY) {
+            return;
+        }
+        self.swept_at = Some(now);
+        let gone = |entry: &Entry| entry.parked.as_ref().filter(|p| p.reply.is_closed()).map(|p| p.until);
+        let gone: Vec<_> =
+            self.entries.iter().filter_map(|(ticket, entry)| Some((*ticket, gone(entry)?))).collect();
+        for (ticket, until) in gone {
+            self.forget(ticket, until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answers = Vec<oneshot::Receiver<Result<api::LeaseAnswer, Refusal>>>;
+
+    fn class(n: u8) -> Class {
+        Class(Hash([n; 32]))
+    }
+
+    fn parked(n: u8, until: Instant, answers: &mut Answers) -> Parked {
+        let (reply, answer) = oneshot::channel();
+        answers.push(answer);
+        let worker = PublicKey([n; 32]);
+        let wish = LeaseWish { worker, instance: String::new(), packages_max: 1, wait: Duration::ZERO };
+        Parked { wish, until, reply }
+    }
+
+    fn herd(classes: &[u8]) -> (Parking, Answers) {
+        let (mut parking, mut answers) = (Parking::default(), Vec::new());
+        let later = Instant::now() + Duration::from_secs(600);
+        for n in classes {
+            assert!(parking.park(parked(*n, later, &mut answers), class(*n)).is_ok());
+        }
+        (parking, answers)
+    }
+
+    #[test]
+    fn one_unit_costs_a_few_tries_and_not_a_try_of_everybody() {
+        let (mut parking, _answers) = herd(&[1; 10_000]);
+        parking.wake();
+        let (mut tries, mut units) = (0, 3);
+        parking.retry(|parked| {
+            tries += 1;
+            if units == 0 {
+                return Some(parked);
+            }
+            units -= 1;
+            None
+        });
+        assert_eq!((units, parking.len()), (0, 9_997));
+        assert!(tries <= 3 + MISSES_MAX + LATER_MAX, "{tries} tries");
+    }
+
+    #[test]
+    fn the_one_that_fits_is_found_behind_thousands_that_do_not() {
+        let mut classes = vec![1; 10_000];
+        classes[9_000] = 2;
+        let (mut parking, _answers) = herd(&classes);
+        parking.wake();
+        let mut served = 0;
+        parking.retry(|parked| {
+            let fits = parked.wish.worker == PublicKey([2; 32]);
+            served += usize::from(fits);
+            if fits { None } else { Some(parked) }
+        });
+        assert_eq!(served, 1);
+    }
+
+    #[test]
+    fn whoever_comes_first_is_served_first_whatever_its_kind() {
+        let classes = [3, 1, 2, 1, 3];
+        let (mut parking, _answers) = herd(&classes);
+        parking.wake();
+        let mut order = Vec::new();
+        parking.retry(|parked| {
+            order.push(parked.wish.worker.0[0]);
+            None
+        });
+        assert_eq!(order, classes);
+        assert!(!parking.is_due());
+    }
+
+    #[test]
+    fn everybody_is_tried_in_the_end_even_while_news_come() {
+        let (mut parking, _answers) = herd(&[1; 1_000]);
+        let mut tried = 0;
+        for _ in 0..1_000 {
+            parking.wake();
+            let mut number = 0;
+            // The last one alone gets something: nobody of its kind tells that.
+            parking.retry(|parked| {
+                number += 1;
+                tried += 1;
+                Some(parked)
+            });
+            assert!(number <= MISSES_MAX + LATER_MAX);
+        }
+        assert!(tried >= 1_000 * LATER_MAX);
+        // And nobody is tried any more once the news are over.
+        while parking.is_due() {
+            parking.retry(Some);
+        }
+    }
+
+    #[test]
+    fn waits_end_in_their_order_and_those_who_went_away_make_room() {
+        let (mut parking, mut answers) = (Parking::default(), Vec::new());
+        let now = Instant::now();
+        let at = |ms: u64| now + Duration::from_millis(ms);
+        for (n, ms) in [(1, 30), (2, 10), (3, 20)] {
+            assert!(parking.park(parked(n, at(ms), &mut answers), class(n)).is_ok());
+        }
+        assert_eq!(parking.next_deadline(), Some(at(10)));
+        assert!(parking.pop_over(at(9)).is_none());
+        let over: Vec<u8> =
+            std::iter::from_fn(|| parking.pop_over(at(20))).map(|p| p.wish.worker.0[0]).collect();
+        assert_eq!(over, [2, 3]);
+        for _ in parking.len()..PARKED_MAX {
+            assert!(parking.park(parked(4, at(500), &mut answers), class(4)).is_ok());
+        }
+        assert!(parking.park(parked(5, at(500), &mut answers), class(5)).is_err());
+        answers.truncate(100);
+        parking.swept_at = None;
+        assert!(parking.park(parked(6, at(500), &mut answers), class(6)).is_ok());
+        assert_eq!(parking.len(), 1 + 97 + 1);
+        assert_eq!(parking.drain().count(), 99);
+        assert_eq!((parking.len(), parking.next_deadline()), (0, None));
+    }
+}
