@@ -9,15 +9,17 @@ use crate::chance::Chance;
 const BROWSER_BINDING_BYTES: u64 = 128 << 20;
 /// No backend binds more at once.
 const NATIVE_BINDING_BYTES_MAX: u64 = 4 << 30;
-/// Vendors whose floating-point results differ in the last bits.
-pub(crate) const VENDORS: [&str; 3] = ["nvidia", "amd", "intel"];
-/// Steam Hardware Survey as reported in June 2026 (<https://www.technetbooks.com/2026/06/steam-hardware-survey-analysis-reveals.html>):
-/// 72.42 %, 19.13 %, and the rest as Intel.
-const VENDORS_PPM: [u64; 2] = [724_200, 724_200 + 191_300];
+/// Vendors, whose floating-point results differ in the last bits.
+pub(crate) const VENDORS: [&str; 4] = ["nvidia", "amd", "intel", "apple"];
+/// What the reference device computes and moves in a second: f32 GFLOP and GB.
+const REFERENCE_GFLOPS: u64 = 1_000;
+const REFERENCE_GBPS: u64 = 100;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    achieved_flops_ppm: u64,
+    achieved_bandwidth_ppm: u64,
     class: Vec<Class>,
 }
 
@@ -25,22 +27,26 @@ struct Table {
 #[serde(deny_unknown_fields)]
 struct Class {
     name: String,
+    vendor: String,
     share_ppm: u64,
     memory_mib: u64,
-    speed_ppm: (u64, u64),
+    gflops: (u64, u64),
+    gbps: (u64, u64),
     browser_ppm: u32,
 }
 
 /// The distribution.
 #[derive(Debug)]
-pub(crate) struct Devices(Vec<Class>);
+pub(crate) struct Devices(Table);
 
 /// One device.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub(crate) facts: DeviceFacts,
-    /// Against the reference device, parts per million.
+    /// Arithmetic against the reference device, parts per million.
     pub(crate) speed_ppm: u64,
+    /// Memory traffic against the reference device, parts per million.
+    pub(crate) bandwidth_ppm: u64,
     /// Index into [`VENDORS`].
     pub(crate) vendor: u64,
 }
@@ -48,13 +54,13 @@ pub(crate) struct Device {
 impl Devices {
     /// The table that comes with the crate.
     pub(crate) fn published() -> Self {
-        let table: Table = toml::from_str(include_str!("../data/devices.toml")).expect("a test reads it");
-        Self(table.class)
+        Self(toml::from_str(include_str!("../data/devices.toml")).expect("a test reads it"))
     }
 
     pub(crate) fn draw(&self, chance: &mut Chance) -> Device {
-        let mut drawn = chance.below(self.0.iter().map(|class| class.share_ppm).sum());
-        let class = self.0.iter().find(|class| {
+        let Table { class: classes, achieved_flops_ppm, achieved_bandwidth_ppm } = &self.0;
+        let mut drawn = chance.below(classes.iter().map(|class| class.share_ppm).sum());
+        let class = classes.iter().find(|class| {
             let here = drawn < class.share_ppm;
             if !here {
                 drawn -= class.share_ppm;
@@ -63,24 +69,38 @@ impl Devices {
         });
         let class = class.expect("the number is below the sum of the shares");
         let browser = chance.happens(class.browser_ppm);
-        let vendor = chance.below(1_000_000);
-        let vendor = VENDORS_PPM.iter().filter(|end| vendor >= **end).count() as u64;
+        let vendor =
+            VENDORS.iter().position(|vendor| *vendor == class.vendor).expect("a test reads it") as u64;
         let binding = if browser {
             BROWSER_BINDING_BYTES
         } else {
             (class.memory_mib << 18).min(NATIVE_BINDING_BYTES_MAX)
         };
+        // The faster one of a class has the faster memory, too.
+        let place_ppm = chance.between((0, 1_000_000));
+        let at = |(least, most): (u64, u64)| least + (most - least) * place_ppm / 1_000_000;
         Device {
             facts: facts(browser, &class.name, vendor, binding),
-            speed_ppm: chance.between(class.speed_ppm),
+            speed_ppm: at(class.gflops) * achieved_flops_ppm / REFERENCE_GFLOPS,
+            bandwidth_ppm: at(class.gbps) * achieved_bandwidth_ppm / REFERENCE_GBPS,
             vendor,
         }
     }
 
     /// The market's own verifier: a native device that nothing is too large for.
     pub(crate) fn verifier() -> Device {
-        let speed_ppm = 4_000_000;
-        Device { facts: facts(false, "verifier", 0, NATIVE_BINDING_BYTES_MAX), speed_ppm, vendor: 0 }
+        let (speed_ppm, bandwidth_ppm) = (10_000_000, 6_000_000);
+        let facts = facts(false, "verifier", 0, NATIVE_BINDING_BYTES_MAX);
+        Device { facts, speed_ppm, bandwidth_ppm, vendor: 0 }
+    }
+}
+
+impl Device {
+    /// How long it takes for what takes the reference device `reference_us`, of which memory traffic is `traffic_ppm`.
+    pub(crate) fn time_us(&self, reference_us: u64, traffic_ppm: u32) -> u64 {
+        let traffic_ppm = u64::from(traffic_ppm);
+        let arithmetic_us = reference_us * (1_000_000 - traffic_ppm) / self.speed_ppm;
+        (arithmetic_us + reference_us * traffic_ppm / self.bandwidth_ppm).max(1)
     }
 }
 
@@ -88,7 +108,7 @@ fn facts(browser: bool, class: &str, vendor: u64, storage_buffer_bytes_max: u64)
     let vendor = VENDORS[vendor as usize];
     DeviceFacts {
         kind: if browser { WorkerKind::Browser } else { WorkerKind::Native },
-        adapter: format!("simulated {vendor}, {class}"),
+        adapter: format!("simulated: {class}"),
         vendor: vendor.to_owned(),
         backend: if browser { "webgpu" } else { "vulkan" }.to_owned(),
         features: Vec::new(),
@@ -109,19 +129,34 @@ mod tests {
 
     #[test]
     fn the_shares_are_all_providers() {
-        let devices = Devices::published();
-        assert_eq!(devices.0.iter().map(|class| class.share_ppm).sum::<u64>(), 1_000_000);
-        assert!(devices.0.iter().all(|class| class.speed_ppm.0 < class.speed_ppm.1));
+        let Devices(Table { class: classes, .. }) = Devices::published();
+        assert_eq!(classes.iter().map(|class| class.share_ppm).sum::<u64>(), 1_000_000);
+        for class in classes {
+            assert!(class.gflops.0 <= class.gflops.1 && class.gbps.0 <= class.gbps.1, "{}", class.name);
+            assert!(VENDORS.contains(&&*class.vendor), "{}", class.name);
+        }
     }
 
     #[test]
     fn devices_are_drawn_by_their_shares() {
         let (devices, mut chance) = (Devices::published(), Chance::new(3));
         let drawn: Vec<_> = (0..10_000).map(|_| devices.draw(&mut chance)).collect();
-        let of = |what: &str| drawn.iter().filter(|device| device.facts.adapter.ends_with(what)).count();
-        assert!((2_800..3_100).contains(&of(", 8 GB")), "{}", of(", 8 GB"));
-        assert!((650..860).contains(&of(", 16 GB")), "{}", of(", 16 GB"));
+        let of = |what: &str| drawn.iter().filter(|device| device.facts.adapter.contains(what)).count();
+        assert!((3_050..3_320).contains(&of("GeForce 8 GB")), "{}", of("GeForce 8 GB"));
+        assert!((670..850).contains(&of("GeForce 16 GB")), "{}", of("GeForce 16 GB"));
         let nvidia = drawn.iter().filter(|device| device.vendor == 0).count();
-        assert!((7_000..7_500).contains(&nvidia), "{nvidia}");
+        assert!((7_450..7_780).contains(&nvidia), "{nvidia}");
+        // From an integrated device of ten years ago to the fastest card that can be bought.
+        let speeds = drawn.iter().map(|device| device.speed_ppm);
+        assert!(speeds.clone().min() < Some(110_000) && speeds.max() > Some(34_000_000));
+    }
+
+    #[test]
+    fn a_unit_takes_its_arithmetic_and_its_traffic() {
+        let device = Device { speed_ppm: 4_000_000, bandwidth_ppm: 500_000, ..Devices::verifier() };
+        assert_eq!(device.time_us(1_000_000, 0), 250_000);
+        assert_eq!(device.time_us(1_000_000, 1_000_000), 2_000_000);
+        assert_eq!(device.time_us(1_000_000, 200_000), 200_000 + 400_000);
+        assert_eq!(device.time_us(0, 0), 1);
     }
 }

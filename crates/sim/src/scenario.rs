@@ -142,6 +142,9 @@ pub struct Stream {
     pub units: (u64, u64),
     /// Time of one unit on the reference device, in milliseconds: least and most. Units of a job differ by up to a quarter.
     pub unit_ms: (u64, u64),
+    /// Of that time, what memory traffic takes; the rest is arithmetic.
+    #[serde(default)]
+    pub traffic_ppm: u32,
     /// What one unit pays, in base units.
     pub unit_price: u64,
     /// How results are verified.
@@ -227,6 +230,9 @@ impl Workload {
             }
             if stream.unit_ms.0 == 0 || stream.unit_ms.0 > stream.unit_ms.1 || stream.unit_ms.1 > 3_600_000 {
                 return refuse("unit_ms is [least, most], from 1 ms to an hour");
+            }
+            if stream.traffic_ppm > 1_000_000 {
+                return refuse("traffic_ppm is at most 1 000 000");
             }
             if stream.unit_price > 1_000_000_000 {
                 return refuse("unit_price is at most 1 000 000 000 base units, one token");

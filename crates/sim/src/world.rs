@@ -228,7 +228,7 @@ impl<'a> World<'a> {
         let verifier = Provider::new(MARKET, Devices::verifier(), Nature::Honest, MS, true);
         self.providers.push(verifier);
         self.push(0, Happening::Come { provider: 0 });
-        let mut ring = 0;
+        let (mut ring, mut wallet) = (0, MARKET);
         for number in 1..=self.scenario.providers as usize {
             let nature = self.chance.below(1_000_000) as u32;
             let nature = if nature < population.cheats_ppm {
@@ -248,11 +248,10 @@ impl<'a> World<'a> {
             self.truth.know(key, nature);
             self.providers.push(Provider::new(key, device, nature, latency_us, false));
             if number > 1 && self.chance.happens(population.second_devices_ppm) {
-                let wallet = self.providers[number - 1].key;
                 let expires_at_ms = self.market.now_ms(0) + 30 * 24 * 3_600 * 1_000;
-                // A session key of a session key is refused: then it is an owner of its own.
-                let delegate = Command::DelegateSession { wallet, session: key, expires_at_ms };
-                let _ = self.market.decide(0, delegate, self.observer);
+                self.must(Command::DelegateSession { wallet, session: key, expires_at_ms });
+            } else {
+                wallet = key;
             }
             // Online at the beginning is who would be at any time; they come within the first minute.
             let cycle = population.online_minutes + population.away_minutes;
@@ -668,12 +667,13 @@ impl World<'_> {
     }
 
     fn cost_us(&self, provider: usize, grant: &Grant) -> u64 {
-        let speed_ppm = self.providers[provider].device.speed_ppm;
         let units = grant.units.iter().map(|unit| {
             let us = self.unit_us(grant.job, *unit);
             if self.lie(provider, grant.job, *unit) == 0 { us } else { us / LIE_COST }
         });
-        (units.sum::<u64>() * 1_000_000 / speed_ppm).max(1)
+        let stream = self.truth.order_of(grant.job).stream;
+        let traffic_ppm = self.scenario.workload.streams[stream].traffic_ppm;
+        self.providers[provider].device.time_us(units.sum(), traffic_ppm)
     }
 
     fn start(&mut self, provider: usize) {
@@ -942,7 +942,7 @@ impl World<'_> {
             unit_price: Amount(stream.unit_price),
             package_units: stream.package_units,
             // What the slowest device of the table may take.
-            time_ms_max: unit_us / MS * 10,
+            time_ms_max: unit_us / MS * 16,
             requirements: Requirements {
                 storage_buffer_bytes: stream.storage_mib << 20,
                 storage_buffers: 4,
