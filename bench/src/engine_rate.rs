@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use engine::{Answer, Command, JobSpec, Params, Policy, Requirements, State, Submission, decide};
+use engine::{Answer, Command, JobSpec, Params, Policy, Requirements, Stage, State, Submission, decide};
 use protocol::{
     Amount, Hash, OutputCommitment, PublicKey, Receipt, Signature, UnitLeaf, manifest::JobKind, package_root,
 };
@@ -28,12 +28,10 @@ pub fn measure(report: &mut Report) {
         let (device, offer) = (crate::load::device(), Default::default());
         run(&mut state, Command::Announce { worker, instance, device, version, offer });
     }
-    let spec = JobSpec {
-        name: "no-op".into(),
-        kind: JobKind::Batch,
+    let stage = Stage {
+        name: String::new(),
         manifest: Hash::of(b"manifest"),
         inputs: vec![],
-        joins_json: "[]".into(),
         units: UNITS,
         unit_price: Amount(1_000),
         package_units: Some(1),
@@ -41,7 +39,9 @@ pub fn measure(report: &mut Report) {
         requirements: Requirements::default(),
         outputs_exact: vec![true],
         policy: Policy::Audit { rate_min_ppm: 0 },
+        work: Default::default(),
     };
+    let spec = JobSpec::plain("no-op".into(), JobKind::Batch, "[]".into(), stage);
     run(&mut state, Command::Submit(Submission { owner: client, spec, budget: None, key: None }.into()));
     let output = OutputCommitment::of(b"done");
     let started = Instant::now();

@@ -1,7 +1,8 @@
 //! What happened: the journal's content.
 //!
-//! Events are persisted as Borsh. Variants are only ever appended; one whose content must change becomes a new variant and
-//! the old one stays readable. `tests/vectors/journal-v1.json` pins the bytes.
+//! Events are persisted as Borsh. This is encoding version 2, pinned by `tests/vectors/journal-v2.json`. Once released, variants
+//! are only ever appended; a content that must change makes a new version, and the old one stays readable, as version 1 is
+//! through [`v1`](crate::v1).
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
@@ -201,13 +202,24 @@ pub struct JobSpec {
     pub name: String,
     /// The queue segment.
     pub kind: JobKind,
-    /// The blob with the manifest.
-    pub manifest: Hash,
-    /// Its inputs.
-    pub inputs: Vec<InputSplit>,
     /// How outputs become files: JSON that only clients read.
     pub joins_json: String,
-    /// How many units.
+    /// What is computed, in the order in which units are numbered; a plain job has one.
+    pub stages: Vec<Stage>,
+    /// Whether all stages are run again and again.
+    pub iterate: Option<Iterate>,
+}
+
+/// Units of one program.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Stage {
+    /// A name for people; a plain job's only stage has none.
+    pub name: String,
+    /// The blob with the manifest.
+    pub manifest: Hash,
+    /// The manifest's inputs.
+    pub inputs: Vec<StageInput>,
+    /// How many units, in each iteration.
     pub units: u64,
     /// What one unit pays.
     pub unit_price: Amount,
@@ -221,6 +233,141 @@ pub struct JobSpec {
     pub outputs_exact: Vec<bool>,
     /// How results are verified.
     pub policy: Policy,
+    /// What one unit costs a device, as estimated at submission.
+    pub work: UnitWork,
+}
+
+/// Where an input of a stage comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum StageInput {
+    /// From a blob that was there at submission.
+    Blob(InputSplit),
+    /// From what other units put out.
+    Stage(Gather),
+}
+
+/// Outputs of one stage as the input of another one: unit `i` reads one output of the upstream units
+/// `[i · step, i · step + count)`, one after the other, and of that the `length` bytes from `offset + i · stride`. What is
+/// missing is zero. With `step` and `count` 1 that is a map, with both `k` a reduction of `k` units to one, with `step` 0 the same
+/// units for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Gather {
+    /// The upstream stage's number.
+    pub stage: u32,
+    /// Which of its outputs.
+    pub output: u32,
+    /// Upstream units from one unit's first to the next one's.
+    pub step: u64,
+    /// Upstream units a unit reads.
+    pub count: u64,
+    /// Where unit 0 begins in the concatenated outputs, in bytes.
+    pub offset: u64,
+    /// From one unit's beginning to the next one's, in bytes.
+    pub stride: u64,
+    /// Bytes a unit sees.
+    pub length: u64,
+    /// Set when the upstream units are those of the iteration before; the first iteration reads this instead.
+    pub initial: Option<InputSplit>,
+}
+
+/// A job whose stages run again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Iterate {
+    /// Most iterations; the escrow covers them all.
+    pub times_max: u32,
+    /// When to stop earlier.
+    pub until: Option<Until>,
+}
+
+/// When an iterated job is done. Both are decided on the commitments of accepted outputs alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Until {
+    /// An iteration put out the same as the one before, in every unit of this stage.
+    Unchanged {
+        /// The stage's number.
+        stage: u32,
+        /// Which of its outputs.
+        output: u32,
+    },
+    /// Every unit of this stage put out these bytes.
+    Equals {
+        /// The stage's number.
+        stage: u32,
+        /// Which of its outputs.
+        output: u32,
+        /// The blob that the output is to be.
+        blob: Hash,
+    },
+}
+
+/// What one unit costs a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct UnitWork {
+    /// Arithmetic operations.
+    pub flops: u64,
+    /// Bytes read and written in device memory.
+    pub bytes: u64,
+}
+
+/// Where a unit is in its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The iteration, from 0.
+    pub iteration: u64,
+    /// The stage's number.
+    pub stage: u32,
+    /// The unit's number in its stage.
+    pub index: u64,
+}
+
+impl JobSpec {
+    /// A job of one stage that is run once.
+    pub fn plain(name: String, kind: JobKind, joins_json: String, stage: Stage) -> Self {
+        Self { name, kind, joins_json, stages: vec![stage], iterate: None }
+    }
+
+    /// Iterations at most.
+    pub fn iterations_max(&self) -> u64 {
+        self.iterate.map_or(1, |iterate| iterate.times_max.into())
+    }
+
+    /// Units of one iteration.
+    pub fn iteration_units(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.units).sum()
+    }
+
+    /// Units of all iterations.
+    pub fn units(&self) -> u64 {
+        self.iteration_units() * self.iterations_max()
+    }
+
+    /// Where a unit is: iteration after iteration, in each stage after stage.
+    ///
+    /// # Panics
+    ///
+    /// If the job has no such unit.
+    pub fn place(&self, unit: u64) -> Place {
+        let each = self.iteration_units();
+        let (iteration, mut index) = (unit / each, unit % each);
+        for (number, stage) in (0..).zip(&self.stages) {
+            if index < stage.units {
+                return Place { iteration, stage: number, index };
+            }
+            index -= stage.units;
+        }
+        unreachable!("the stages' units add up to an iteration")
+    }
+
+    /// The stage of a unit.
+    pub fn stage_of(&self, unit: u64) -> &Stage {
+        &self.stages[self.place(unit).stage as usize]
+    }
+
+    /// The first unit of a stage in an iteration.
+    pub fn first_unit(&self, iteration: u64, stage: u32) -> u64 {
+        let before: u64 = self.stages[..stage as usize].iter().map(|stage| stage.units).sum();
+        iteration * self.iteration_units() + before
+    }
 }
 
 /// What a device must offer.

@@ -4,8 +4,8 @@ use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
     AcceptedRun, Account, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney, JobState,
-    Lease, LeaveCause, Package, PackageState, Session, Split, State, VerificationCounts, WaitingRun, Work,
-    Worker,
+    Lease, LeaveCause, Package, PackageState, Session, Split, StageQueue, State, VerificationCounts,
+    WaitingRun, Work, Worker,
     state::{Closed, Late, Remembered},
 };
 
@@ -46,32 +46,35 @@ impl State {
                 add(&mut self.ledger.held, *escrow);
                 add(&mut self.ledger.escrowed, *escrow);
                 self.next.job = job.0;
-                let waiting =
-                    WaitingRun { first: 0, count: spec.units, attempts: 0, avoid: Vec::new(), late: None };
                 let new = Job {
                     owner: *owner,
                     spec: spec.clone(),
                     state: JobState::Waiting,
-                    waiting: [waiting].into(),
-                    waiting_units: spec.units,
+                    queues: vec![StageQueue::default(); spec.stages.len()],
                     leased_units: 0,
                     checking_units: 0,
                     accepted_units: 0,
                     parked_units: 0,
                     accepted: Default::default(),
                     money: JobMoney { escrowed: *escrow, ..JobMoney::default() },
+                    units_held: Amount(
+                        spec.stages.iter().map(|stage| stage.unit_price.0 * stage.units).sum::<u64>()
+                            * spec.iterations_max(),
+                    ),
                     checks_held: Amount::ZERO,
                     verification: VerificationCounts::default(),
                     workers: Default::default(),
                     committed: Default::default(),
-                    device_us: 0,
-                    device_units: 0,
                     submitted_at_ms: at_ms,
                     ended_at_ms: None,
                     last_failure: None,
                 };
                 self.jobs.insert(*job, new);
-                self.runnable.insert(*job);
+                for stage in 0..spec.stages.len() as u32 {
+                    let (first, count) = (spec.first_unit(0, stage), spec.stages[stage as usize].units);
+                    let run = WaitingRun { first, count, attempts: 0, avoid: Vec::new(), late: None };
+                    self.put_waiting(*job, run);
+                }
                 if let Some((key, request)) = key {
                     self.remember(*key, Remembered { request: *request, job: Some(*job) });
                 }
@@ -165,15 +168,20 @@ impl State {
                         self.comparing.insert(check);
                     }
                 }
+                let unit = match *work {
+                    Work::Package { run, .. } => run.first,
+                    Work::Check { check } => self.checks[&check].units[0],
+                };
                 let entry = self.job(job);
                 // A worker says what it likes: no unit took longer than a lease lets it.
-                let device_us_max =
-                    entry.spec.time_ms_max.saturating_mul(2_000).saturating_mul(receipt.units.into());
+                let time_ms_max = entry.spec.stage_of(unit).time_ms_max;
+                let device_us_max = time_ms_max.saturating_mul(2_000).saturating_mul(receipt.units.into());
                 let device_us = receipt.device_us.min(device_us_max);
                 let by = entry.workers.entry(worker).or_default();
                 by.device_us = by.device_us.saturating_add(device_us);
-                entry.device_us = entry.device_us.saturating_add(device_us);
-                entry.device_units += u64::from(receipt.units);
+                let queue = entry.queue_of(unit);
+                queue.device_us = queue.device_us.saturating_add(device_us);
+                queue.device_units += u64::from(receipt.units);
             }
             Event::ChecksDrawn { package, checks, .. } => self.draw_checks(*package, checks, at_ms),
             Event::CheckDecided { check, agrees, .. } => {
@@ -204,6 +212,7 @@ impl State {
                 self.take_waiting(*job, *run);
                 let job = self.job(*job);
                 job.parked_units += u64::from(run.count);
+                job.units_held.0 -= job.spec.stage_of(run.first).unit_price.0 * u64::from(run.count);
                 job.last_failure = Some(why.clone());
             }
             Event::JobEnded { job, end, refund } => {
@@ -216,13 +225,18 @@ impl State {
                 };
                 job.ended_at_ms = Some(at_ms);
                 add(&mut job.money.refunded, *refund);
-                let late: Vec<_> = job.waiting.drain(..).filter_map(|run| run.late).collect();
                 // What a cancelled job leaves undone stays visible as waiting units; nobody will take them.
+                let queues = job.queues.iter_mut();
+                let late: Vec<_> =
+                    queues.flat_map(|queue| queue.waiting.drain(..)).filter_map(|run| run.late).collect();
+                let stages = job.queues.len() as u32;
                 let owner = job.owner;
                 for lease in late {
                     self.late.remove(&lease);
                 }
-                self.runnable.remove(&id);
+                for stage in 0..stages {
+                    self.runnable.remove(&(id, stage));
+                }
                 take(&mut self.ledger.held, *refund);
                 add(&mut self.ledger.refunded, *refund);
                 let account = self.account(owner);
@@ -321,8 +335,10 @@ impl State {
     /// Takes `run` from the head of the waiting run that begins with it; answers its attempts and whom to avoid.
     fn take_waiting(&mut self, id: JobId, run: UnitRun) -> (u32, Vec<PublicKey>) {
         let job = self.jobs.get_mut(&id).expect(CORRUPT);
-        let index = job.waiting.iter().position(|w| w.first == run.first).expect(CORRUPT);
-        let head = &mut job.waiting[index];
+        let stage = job.spec.place(run.first).stage;
+        let queue = &mut job.queues[stage as usize];
+        let index = queue.waiting.iter().position(|w| w.first == run.first).expect(CORRUPT);
+        let head = &mut queue.waiting[index];
         let taken = u64::from(run.count);
         assert!(head.count >= taken, "{CORRUPT}");
         if let Some(lease) = head.late.take() {
@@ -332,19 +348,21 @@ impl State {
         head.first += taken;
         head.count -= taken;
         if head.count == 0 {
-            job.waiting.remove(index);
+            queue.waiting.remove(index);
         }
-        job.waiting_units -= taken;
-        if job.waiting.is_empty() {
-            self.runnable.remove(&id);
+        queue.waiting_units -= taken;
+        if queue.waiting.is_empty() {
+            self.runnable.remove(&(id, stage));
         }
         answer
     }
 
     fn put_waiting(&mut self, id: JobId, run: WaitingRun) {
         let job = self.job(id);
-        job.waiting_units += run.count;
-        match job.waiting.front_mut() {
+        let stage = job.spec.place(run.first).stage;
+        let queue = &mut job.queues[stage as usize];
+        queue.waiting_units += run.count;
+        match queue.waiting.front_mut() {
             // Neighbours with the same past are one run again, so that the queue does not crumble.
             Some(next)
                 if next.first == run.first + run.count
@@ -354,9 +372,9 @@ impl State {
                 next.first = run.first;
                 next.count += run.count;
             }
-            _ => job.waiting.push_front(run),
+            _ => queue.waiting.push_front(run),
         }
-        self.runnable.insert(id);
+        self.runnable.insert((id, stage));
     }
 
     fn remove_lease(&mut self, id: LeaseId) -> Lease {
@@ -446,7 +464,7 @@ impl State {
             };
             let job = self.jobs.get_mut(&job).expect(CORRUPT);
             if !plan.verifier_only {
-                job.checks_held.0 += job.spec.unit_price.0 * plan.units.len() as u64;
+                job.checks_held.0 += job.spec.stage_of(plan.units[0]).unit_price.0 * plan.units.len() as u64;
             }
             self.checks.insert(plan.check, check);
         }
@@ -494,7 +512,7 @@ impl State {
         self.comparing.remove(&id);
         if !check.verifier_only {
             let job = self.jobs.get_mut(&check.job).expect(CORRUPT);
-            job.checks_held.0 -= job.spec.unit_price.0 * check.units.len() as u64;
+            job.checks_held.0 -= job.spec.stage_of(check.units[0]).unit_price.0 * check.units.len() as u64;
         }
         assert!(!matches!(check.state, CheckState::Leased(_)), "{CORRUPT}");
         matches!(check.state, CheckState::Decided { .. }).then_some(check)
@@ -524,6 +542,7 @@ impl State {
         let count = package.run.count;
         let job = self.job(package.job);
         job.accepted_units += u64::from(count);
+        job.units_held.0 -= job.spec.stage_of(package.run.first).unit_price.0 * u64::from(count);
         job.verification.checked += distinct.len() as u64;
         job.verification.sampled_out += u64::from(count) - distinct.len() as u64;
         job.workers.entry(worker).or_default().units += u64::from(count);

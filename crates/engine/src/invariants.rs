@@ -66,10 +66,13 @@ pub fn violations(state: &State) -> Vec<Violation> {
             format!("{id} ended and holds {}", job.held())
         });
 
-        let counted =
-            job.waiting_units + job.leased_units + job.checking_units + job.accepted_units + job.parked_units;
-        expect(counted == job.spec.units, "I3", &|| {
-            format!("{id} counts {counted} of {} units", job.spec.units)
+        let counted = job.waiting_units()
+            + job.leased_units
+            + job.checking_units
+            + job.accepted_units
+            + job.parked_units;
+        expect(counted == job.spec.units(), "I3", &|| {
+            format!("{id} counts {counted} of {} units", job.spec.units())
         });
         let mut end = 0;
         let mut accepted = 0;
@@ -80,12 +83,26 @@ pub fn violations(state: &State) -> Vec<Violation> {
             expect(run.outputs.len() == run.count as usize, "I5", &|| format!("{id}/{first} lacks outputs"));
             expect(run.receipt.0 != [0; 32], "I5", &|| format!("{id}/{first} has no receipt"));
         }
+        let done: u64 = job
+            .accepted
+            .iter()
+            .map(|(first, run)| job.spec.stage_of(*first).unit_price.0 * u64::from(run.count))
+            .sum();
+        let total = job.spec.stages.iter().map(|stage| stage.unit_price.0 * stage.units).sum::<u64>();
+        let total = total * job.spec.iterations_max();
+        expect(job.parked_units > 0 || job.units_held.0 + done == total, "I2", &|| {
+            format!("{id} sets {} aside for units, {done} of {total} is done", job.units_held)
+        });
         expect(accepted == job.accepted_units, "I3", &|| format!("{id} has {accepted} accepted results"));
         if !ended {
-            let waiting: u64 = job.waiting.iter().map(|run| run.count).sum();
-            expect(waiting == job.waiting_units, "I3", &|| format!("{id} has {waiting} units waiting"));
-            let runnable = state.runnable.contains(id) != job.waiting.is_empty();
-            expect(runnable, "I8", &|| format!("{id} is in the queue without units, or the other way round"));
+            for (stage, queue) in (0..).zip(&job.queues) {
+                let waiting: u64 = queue.waiting.iter().map(|run| run.count).sum();
+                expect(waiting == queue.waiting_units, "I3", &|| format!("{id} has {waiting} units waiting"));
+                let runnable = state.runnable.contains(&(*id, stage)) != queue.waiting.is_empty();
+                expect(runnable, "I8", &|| {
+                    format!("{id} is in the queue without units, or the other way round")
+                });
+            }
         }
         let reason = state.job_reason(*id);
         expect(reason.is_some(), "I7", &|| format!("{id} has no reason"));
@@ -140,10 +157,11 @@ pub fn violations(state: &State) -> Vec<Violation> {
     }
     let mut planned = BTreeMap::<JobId, u64>::new();
     for check in state.checks.values().filter(|check| !check.verifier_only) {
-        *planned.entry(check.job).or_default() += check.units.len() as u64;
+        let price = state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
+        *planned.entry(check.job).or_default() += price.0 * check.units.len() as u64;
     }
     for (id, job) in &state.jobs {
-        let needed = job.spec.unit_price.0 * planned.get(id).copied().unwrap_or(0);
+        let needed = planned.get(id).copied().unwrap_or(0);
         expect(needed == job.checks_held.0, "I8", &|| {
             format!("{id} sets {} aside for {needed}", job.checks_held)
         });

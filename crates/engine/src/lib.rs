@@ -25,16 +25,18 @@ mod invariants;
 mod params;
 mod reason;
 mod state;
+pub mod v1;
 
 pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
 pub use decide::decide;
 pub use event::{
-    CheckPlan, EndCause, Event, JobEnd, JobSpec, LeaveCause, Policy, Requirements, Split, Verdict, Work,
+    CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Requirements,
+    Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use invariants::{Violation, violations};
 pub use params::Params;
 pub use reason::{JobReason, Misfit, WorkerReason, fits};
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
-    Package, PackageState, Session, State, VerificationCounts, WaitingRun, Worker, WorkerState,
+    Package, PackageState, Session, StageQueue, State, VerificationCounts, WaitingRun, Worker, WorkerState,
 };

@@ -171,23 +171,32 @@ impl State {
         let online: Vec<_> = self.providers.iter().map(|key| (*key, &self.workers[key])).collect();
         let count = online.len() as u64;
         if job.leased_units > 0 {
-            let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units);
+            let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units());
             return JobReason::Running { leased, checking, waiting };
         }
-        if job.waiting_units == 0 {
+        if job.waiting_units() == 0 {
             return self.checking_reason(job, count);
         }
         if online.is_empty() {
             return JobReason::NoWorkers;
         }
-        let needs = &job.spec.requirements;
-        let mut fitting: Vec<_> = online.iter().filter(|(_, w)| fits(needs, &w.device).is_ok()).collect();
+        let waiting = || job.spec.stages.iter().zip(&job.queues).filter(|(_, queue)| queue.waiting_units > 0);
+        let fits_some = |worker: &crate::Worker| {
+            waiting().any(|(stage, _)| fits(&stage.requirements, &worker.device).is_ok())
+        };
+        let mut fitting: Vec<_> = online.iter().filter(|(_, worker)| fits_some(worker)).collect();
         if fitting.is_empty() {
-            let lacks = fits(needs, &online[0].1.device).expect_err("no worker fits");
+            let (stage, _) = waiting().next().expect("some units wait");
+            let lacks = fits(&stage.requirements, &online[0].1.device).expect_err("no worker fits");
             return JobReason::NoWorkerFits { online: count, lacks };
         }
         // Who failed all that waits is passed over while there is somebody else.
-        fitting.retain(|(key, _)| job.waiting.iter().any(|run| self.may_run(*key, job, run)));
+        fitting.retain(|(key, worker)| {
+            waiting().any(|(stage, queue)| {
+                fits(&stage.requirements, &worker.device).is_ok()
+                    && queue.waiting.iter().any(|run| self.may_run(*key, stage, run))
+            })
+        });
         match fitting.iter().filter(|(_, w)| w.leases.is_empty()).count() as u64 {
             0 => JobReason::AllBusy { fitting: fitting.len() as u64, online: count },
             idle => JobReason::NextRequest { idle },
@@ -234,11 +243,12 @@ impl State {
             return Some(WorkerReason::VerifierStandby { checks });
         }
         let (mut lacks, mut failed) = (None, false);
-        for id in &self.runnable {
+        for (id, number) in &self.runnable {
             let job = &self.jobs[id];
-            match fits(&job.spec.requirements, &worker.device) {
+            let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
+            match fits(&stage.requirements, &worker.device) {
                 Err(misfit) => lacks = lacks.or(Some(misfit)),
-                Ok(()) if job.waiting.iter().any(|run| self.may_run(key, job, run)) => {
+                Ok(()) if queue.waiting.iter().any(|run| self.may_run(key, stage, run)) => {
                     return Some(WorkerReason::NextRequest);
                 }
                 Ok(()) => failed = true,

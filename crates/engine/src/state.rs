@@ -30,7 +30,8 @@ pub struct State {
     pub(crate) idempotency: BTreeMap<Hash, Remembered>,
     pub(crate) idempotency_order: VecDeque<Hash>,
     // Indices.
-    pub(crate) runnable: BTreeSet<JobId>,
+    /// Stages of jobs that have waiting units.
+    pub(crate) runnable: BTreeSet<(JobId, u32)>,
     pub(crate) waiting_checks: BTreeSet<CheckId>,
     /// The same by job, so that one job whose checks nobody can make does not stand before the others'.
     pub(crate) job_checks: BTreeSet<(JobId, CheckId)>,
@@ -117,10 +118,8 @@ pub struct Job {
     pub spec: JobSpec,
     /// Where it is in its life.
     pub state: JobState,
-    /// Units that wait, the next ones first.
-    pub waiting: VecDeque<WaitingRun>,
-    /// Units in `waiting`.
-    pub waiting_units: u64,
+    /// What waits of each stage.
+    pub queues: Vec<StageQueue>,
     /// Units in workers' hands for the first time in their attempt.
     pub leased_units: u64,
     /// Units committed and not yet accepted.
@@ -133,6 +132,8 @@ pub struct Job {
     pub accepted: BTreeMap<u64, AcceptedRun>,
     /// Its money.
     pub money: JobMoney,
+    /// Set aside for the first execution of units that are neither accepted nor given up.
+    pub units_held: Amount,
     /// Set aside for checks that are planned and not yet paid.
     pub checks_held: Amount,
     /// What verification did.
@@ -141,10 +142,6 @@ pub struct Job {
     pub workers: BTreeMap<PublicKey, JobWorker>,
     /// Committed packages.
     pub committed: BTreeSet<PackageId>,
-    /// Time on devices and units it covers, for the estimate of a unit's time.
-    pub device_us: u64,
-    /// See `device_us`.
-    pub device_units: u64,
     /// When it was submitted.
     pub submitted_at_ms: u64,
     /// When it ended.
@@ -153,10 +150,35 @@ pub struct Job {
     pub last_failure: Option<String>,
 }
 
-impl Job {
+/// What waits of one stage, and how long its units take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StageQueue {
+    /// Units that wait, the next ones first.
+    pub waiting: VecDeque<WaitingRun>,
+    /// Units in `waiting`.
+    pub waiting_units: u64,
+    /// Time on devices, in microseconds.
+    pub device_us: u64,
+    /// Units it covers.
+    pub device_units: u64,
+}
+
+impl StageQueue {
     /// Estimated time of one unit on a device, in microseconds; nothing before the first receipt.
     pub fn unit_us(&self) -> Option<u64> {
         self.device_us.checked_div(self.device_units)
+    }
+}
+
+impl Job {
+    /// Units that wait, in all stages.
+    pub fn waiting_units(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.waiting_units).sum()
+    }
+
+    /// The queue of the stage that a unit belongs to.
+    pub(crate) fn queue_of(&mut self, unit: u64) -> &mut StageQueue {
+        &mut self.queues[self.spec.place(unit).stage as usize]
     }
 
     /// What the job still holds.
@@ -167,8 +189,7 @@ impl Job {
 
     /// What it could still spend on further checks: what it holds less what its unfinished units and planned checks need.
     pub(crate) fn free_for_checks(&self) -> Amount {
-        let unfinished = self.spec.units - self.accepted_units - self.parked_units;
-        let reserved = self.spec.unit_price.0 * unfinished + self.checks_held.0;
+        let reserved = self.units_held.0 + self.checks_held.0;
         Amount(self.held().0.saturating_sub(reserved))
     }
 }

@@ -3,8 +3,8 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobSpec, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection,
-    Release, Submission, WorkerReason,
+    Answer, Command, JobReason, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection, Release,
+    Submission, WorkerReason,
 };
 use protocol::{Amount, Hash, LeaseId};
 use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec};
@@ -41,7 +41,7 @@ fn a_unit_checked_by_another_owner_is_paid_and_the_rest_of_the_escrow_returns() 
 fn trust_grows_and_untouched_check_money_is_refunded() {
     let mut world = world(&[1, 2]);
     let mut single = spec(60, AUDIT);
-    single.package_units = Some(1);
+    single.stages[0].package_units = Some(1);
     let job = world.submit(single);
     world.finish(&[key(1), key(2)]);
     let done = &world.state.jobs()[&job];
@@ -327,7 +327,8 @@ fn cancelling_pays_what_was_committed_and_refunds_the_rest() {
 fn checks_that_nobody_can_make_do_not_keep_others_from_being_made() {
     let mut world = world(&[1]);
     let mut large = spec(300, AUDIT);
-    (large.requirements.storage_buffer_bytes, large.unit_price) = (1 << 29, Amount(0));
+    let stage = &mut large.stages[0];
+    (stage.requirements.storage_buffer_bytes, stage.unit_price) = (1 << 29, Amount(0));
     world.submit(large);
     let mut rare = device();
     rare.limits.storage_buffer_bytes_max = 1 << 30;
@@ -367,7 +368,7 @@ fn a_worker_that_claims_absurd_times_breaks_nothing() {
             world.commit_receipt(receipt, units).expect("taken");
         }
     }
-    assert_eq!(world.state.jobs()[&job].unit_us(), Some(2_000_000), "twice what a unit may take");
+    assert_eq!(world.state.jobs()[&job].queues[0].unit_us(), Some(2_000_000), "twice what a unit may take");
     world.finish(&[key(1), key(2)]);
 }
 
@@ -375,7 +376,7 @@ fn a_worker_that_claims_absurd_times_breaks_nothing() {
 fn everybody_who_waits_is_told_why() {
     let mut world = world(&[]);
     let mut large = spec(2, AUDIT);
-    large.requirements.storage_buffer_bytes = 1 << 29;
+    large.stages[0].requirements.storage_buffer_bytes = 1 << 29;
     let job = world.submit(large);
     assert_eq!(world.state.job_reason(job), Some(JobReason::NoWorkers));
     world.announce(key(1));
@@ -413,8 +414,8 @@ fn a_job_whose_units_only_a_busy_worker_may_take_says_so() {
 fn a_package_is_never_larger_than_its_receipt_may_be() {
     let mut world = world(&[]);
     for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {
-        let spec =
-            JobSpec { package_units: Some(package_units), unit_price: Amount(0), ..spec(9_999, AUDIT) };
+        let mut spec = spec(9_999, AUDIT);
+        (spec.stages[0].package_units, spec.stages[0].unit_price) = (Some(package_units), Amount(0));
         let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
         assert_eq!(world.run(Command::Submit(submission.into())).is_ok(), taken, "{package_units}");
     }
@@ -437,14 +438,14 @@ fn nobody_hoards_a_job() {
 fn units_given_back_go_to_others_and_lie_together_again() {
     let mut world = world(&[1]);
     let mut single = spec(4, AUDIT);
-    single.package_units = Some(1);
+    single.stages[0].package_units = Some(1);
     let job = world.submit(single);
     let leases = world.lease(key(1), 2);
     for lease in leases.into_iter().rev() {
         let release = Release::Returned;
         world.run(Command::Release { worker: key(1), lease, generation: 1, release }).expect("given back");
     }
-    assert_eq!(world.state.jobs()[&job].waiting.len(), 2, "the two given back, and the rest");
+    assert_eq!(world.state.jobs()[&job].queues[0].waiting.len(), 2, "the two given back, and the rest");
     assert_eq!(world.lease(key(1), 1).len(), 1, "nobody else is there");
     world.announce(key(2));
     let again = world.lease(key(2), 2)[0];

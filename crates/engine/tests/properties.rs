@@ -121,7 +121,8 @@ proptest! {
                         None => Policy::Audit { rate_min_ppm: rate_ppm },
                     };
                     let mut spec = spec(units, policy);
-                    (spec.unit_price, spec.package_units, spec.outputs_exact) = (Amount(price), package_units, vec![exact]);
+                    let stage = &mut spec.stages[0];
+                    (stage.unit_price, stage.package_units, stage.outputs_exact) = (Amount(price), package_units, vec![exact]);
                     let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
                     let _ = world.run(Command::Submit(submission.into()));
                 }

@@ -34,8 +34,8 @@ use crate::{
     view,
 };
 
-/// How events are encoded in a group: Borsh, one after the other.
-pub const ENCODING_VERSION: u32 = 1;
+/// How events are encoded in a group: Borsh, one after the other. Groups of version 1 are read too.
+pub const ENCODING_VERSION: u32 = 2;
 /// Requests that wait to be decided.
 const QUEUE_MAX: usize = 4096;
 /// Encoded bytes after which a group takes no further request.
@@ -73,19 +73,21 @@ pub struct Group {
 impl Group {
     /// Reads a stored group.
     pub fn decode(stored: &store::Group) -> Result<Self, StoreError> {
-        if stored.encoding_version != ENCODING_VERSION {
-            return Err(StoreError::Newer {
-                what: "journal's events",
-                found: stored.encoding_version,
-                supported: ENCODING_VERSION,
-            });
-        }
+        let read = match stored.encoding_version {
+            1 => engine::v1::read,
+            ENCODING_VERSION => Event::deserialize,
+            found => {
+                return Err(StoreError::Newer {
+                    what: "journal's events",
+                    found,
+                    supported: ENCODING_VERSION,
+                });
+            }
+        };
         let corrupt = |detail: String| StoreError::Corrupt { seq: stored.first_seq, detail };
         let mut bytes = &stored.events[..];
         let events = (0..stored.count)
-            .map(|_| {
-                Event::deserialize(&mut bytes).map_err(|error| corrupt(format!("unreadable event: {error}")))
-            })
+            .map(|_| read(&mut bytes).map_err(|error| corrupt(format!("unreadable event: {error}"))))
             .collect::<Result<_, _>>()?;
         if !bytes.is_empty() {
             return Err(corrupt(format!("{} bytes follow the last event", bytes.len())));
@@ -784,12 +786,10 @@ mod tests {
         tokio::task::yield_now().await;
         parked.abort();
         assert!(parked.await.expect_err("aborted").is_cancelled());
-        let spec = engine::JobSpec {
+        let stage = engine::Stage {
             name: String::new(),
-            kind: Default::default(),
             manifest: protocol::Hash([0; 32]),
             inputs: vec![],
-            joins_json: "[]".into(),
             units: 1,
             unit_price: Amount(1),
             package_units: None,
@@ -797,7 +797,9 @@ mod tests {
             requirements: Default::default(),
             outputs_exact: vec![true],
             policy: engine::Policy::Audit { rate_min_ppm: 0 },
+            work: Default::default(),
         };
+        let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
         let submission = engine::Submission { owner: ADA, spec, budget: None, key: None };
         committer.decide(deposit(100), |_, _, _| ()).await.expect("room");
         committer.decide(Command::Submit(Box::new(submission)), |_, _, _| ()).await.expect("it fits");

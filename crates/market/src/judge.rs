@@ -50,7 +50,10 @@ pub async fn judge(
                 let mut comparisons = state.comparisons(AT_ONCE + aside.len());
                 comparisons.retain(|c| !aside.contains(&c.check));
                 comparisons.truncate(AT_ONCE);
-                let manifest = |c: &Comparison| state.jobs().get(&c.job).map(|job| job.spec.manifest);
+                let manifest = |c: &Comparison| {
+                    let unit = c.pairs.first()?.0;
+                    Some(state.jobs().get(&c.job)?.spec.stage_of(unit).manifest)
+                };
                 comparisons.into_iter().filter_map(|c| manifest(&c).map(|m| (c, m))).collect::<Vec<_>>()
             })
             .await;

@@ -78,7 +78,7 @@ impl Projection {
                     id: *job,
                     owner: *owner,
                     name: spec.name.clone(),
-                    units: spec.units,
+                    units: spec.units(),
                     submitted_at_ms: at_ms,
                     ended: None,
                 });

@@ -203,19 +203,19 @@ pub fn job(state: &State, id: JobId) -> Option<Job> {
             engine::JobState::Incomplete { .. } => JobState::Incomplete,
         },
         reason: state.job_reason(id).and_then(|why| job_reason(&why)),
-        units: job.spec.units,
+        units: job.spec.units(),
         progress: Progress {
-            waiting: job.waiting_units,
+            waiting: job.waiting_units(),
             leased: job.leased_units,
             checking: job.checking_units,
             accepted: job.accepted_units,
             parked: job.parked_units,
         },
-        manifest: job.spec.manifest,
-        inputs: job.spec.inputs.clone(),
+        manifest: job.spec.stages[0].manifest,
+        inputs: inputs(&job.spec.stages[0]),
         // Written by this server from checked values.
         joins: serde_json::from_str(&job.spec.joins_json).unwrap_or_default(),
-        unit_price: job.spec.unit_price,
+        unit_price: job.spec.stages[0].unit_price,
         money: JobMoney {
             escrowed: money.escrowed,
             paid: money.paid,
@@ -280,16 +280,25 @@ pub fn lease_answer(state: &State, now_ms: u64, worker: PublicKey, leases: &[Lea
     LeaseAnswer { leases, reason }
 }
 
+fn inputs(stage: &engine::Stage) -> Vec<protocol::InputSplit> {
+    let blob = |input: &engine::StageInput| match input {
+        engine::StageInput::Blob(split) => Some(*split),
+        engine::StageInput::Stage(_) => None,
+    };
+    stage.inputs.iter().filter_map(blob).collect()
+}
+
 fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
     let lease = state.leases().get(&id)?;
-    let spec = &state.jobs().get(&lease.job)?.spec;
+    let units = state.lease_units(lease);
+    let stage = state.jobs().get(&lease.job)?.spec.stage_of(units.first()?.first);
     Some(Lease {
         id,
         generation: lease.generation,
         job: lease.job,
-        manifest: spec.manifest,
-        units: state.lease_units(lease),
-        inputs: spec.inputs.clone(),
+        manifest: stage.manifest,
+        units,
+        inputs: inputs(stage),
         expires_in_ms: u32::try_from(lease.deadline_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX),
     })
 }
@@ -306,7 +315,7 @@ pub fn units(
     viewer: Option<PublicKey>,
 ) -> Option<Vec<Unit>> {
     let job = state.jobs().get(&id)?;
-    let end = first.saturating_add(limit).min(job.spec.units);
+    let end = first.saturating_add(limit).min(job.spec.units());
     let mut units: Vec<Unit> = (first..end)
         .map(|index| Unit {
             id: UnitId { job: id, index },
@@ -321,7 +330,7 @@ pub fn units(
         let (from, to) = (from.max(first), from.saturating_add(count).min(end));
         (from < to).then(|| (from - first) as usize..(to - first) as usize)
     };
-    for run in &job.waiting {
+    for run in job.queues.iter().flat_map(|queue| &queue.waiting) {
         let Some(range) = clip(run.first, run.count) else { continue };
         units[range].iter_mut().for_each(|unit| unit.state = UnitState::Waiting);
     }

@@ -6,7 +6,9 @@ use std::{
     rc::Rc,
 };
 
-use engine::{Answer, Command, JobSpec, Policy, Rejection, Release, Requirements, Submission, Work};
+use engine::{
+    Answer, Command, JobSpec, Policy, Rejection, Release, Requirements, Stage, Submission, UnitWork, Work,
+};
 use protocol::{
     Amount, BASE_UNITS_PER_TOKEN, Hash, JobId, LeaseId, PublicKey, Receipt, Signature, manifest::JobKind,
 };
@@ -932,12 +934,10 @@ impl World<'_> {
         }
         let stream = &self.scenario.workload.streams[number];
         let unit_us = self.chance.between(stream.unit_ms) * MS;
-        let spec = JobSpec {
-            name: stream.name.clone(),
-            kind: JobKind::Batch,
+        let stage = Stage {
+            name: String::new(),
             manifest: Hash::of(stream.name.as_bytes()),
             inputs: Vec::new(),
-            joins_json: "[]".to_owned(),
             units: self.chance.between(stream.units),
             unit_price: Amount(stream.unit_price),
             package_units: stream.package_units,
@@ -953,7 +953,9 @@ impl World<'_> {
                 Verification::AuditPpm(rate_min_ppm) => Policy::Audit { rate_min_ppm },
                 Verification::Quorum(agree) => Policy::Quorum { agree },
             },
+            work: UnitWork::default(),
         };
+        let spec = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stage);
         self.specs.push(spec);
         let order = self.truth.place(Order {
             stream: number,
@@ -1003,7 +1005,7 @@ impl World<'_> {
         let passed_us = now.since_us - before.since_us;
         let jobs = self.market.state.jobs();
         // A job that is known to the simulator may not be in a market that has just come back.
-        let waiting = self.truth.open.iter().filter_map(|job| jobs.get(job)).map(|job| job.waiting_units);
+        let waiting = self.truth.open.iter().filter_map(|job| jobs.get(job)).map(|job| job.waiting_units());
         self.samples.push(Sample {
             at_s: self.at_us as f64 / 1e6,
             units_per_s: ratio((accepted - accepted_before) as f64 * 1e6, passed_us as f64),

@@ -26,22 +26,31 @@ impl Deciding<'_> {
             };
         }
         let invalid = |why: &str| Err(Rejection::SpecInvalid(why.to_owned()));
-        if spec.units == 0 || spec.units > UNITS_MAX {
-            return invalid("a job has 1 to 100 000 000 units");
+        if spec.stages.len() != 1 || spec.iterate.is_some() {
+            return invalid("a job has one stage");
         }
-        if spec.package_units.is_some_and(|units| units == 0 || units > PACKAGE_UNITS_MAX) {
-            return invalid("a package has 1 to 4096 units");
+        for stage in &spec.stages {
+            if stage.units == 0 || stage.units > UNITS_MAX {
+                return invalid("a job has 1 to 100 000 000 units");
+            }
+            if stage.package_units.is_some_and(|units| units == 0 || units > PACKAGE_UNITS_MAX) {
+                return invalid("a package has 1 to 4096 units");
+            }
+            if stage.outputs_exact.is_empty() {
+                return invalid("a unit has at least one output");
+            }
+            if let Policy::Quorum { agree } = stage.policy
+                && !(2..=5).contains(&agree)
+            {
+                return invalid("a quorum is 2 to 5 owners");
+            }
         }
-        if spec.outputs_exact.is_empty() {
-            return invalid("a unit has at least one output");
-        }
-        if let Policy::Quorum { agree } = spec.policy
-            && !(2..=5).contains(&agree)
-        {
-            return invalid("a quorum is 2 to 5 owners");
-        }
-        let copies = 1 + spec.policy.checks_per_unit();
-        let escrow = spec.unit_price.checked_mul(spec.units).and_then(|price| price.checked_mul(copies));
+        let iterations = spec.iterations_max();
+        let escrow = spec.stages.iter().try_fold(Amount::ZERO, |sum, stage| {
+            let copies = 1 + stage.policy.checks_per_unit();
+            let price = stage.unit_price.checked_mul(stage.units)?.checked_mul(copies)?;
+            sum.checked_add(price.checked_mul(iterations)?)
+        });
         let Some(escrow) = escrow else { return Err(Rejection::AmountTooLarge) };
         if let Some(budget) = budget
             && escrow > budget
@@ -90,15 +99,15 @@ impl Deciding<'_> {
             return;
         }
         let limit = self.state.params.attempts_max;
-        let hopeless: Vec<_> =
-            job.waiting.iter().filter(|w| w.attempts >= limit).map(|w| (w.first, w.count)).collect();
+        let waiting = job.queues.iter().flat_map(|queue| &queue.waiting);
+        let hopeless: Vec<_> = waiting.filter(|w| w.attempts >= limit).map(|w| (w.first, w.count)).collect();
         let why = job.last_failure.clone().unwrap_or_default();
         for (first, count) in hopeless {
             let count = u32::try_from(count).expect("a run that was leased has at most 2³² units");
             self.emit(Event::UnitsParked { job: id, run: UnitRun { first, count }, why: why.clone() });
         }
         let job = &self.state.jobs[&id];
-        if job.accepted_units + job.parked_units < job.spec.units {
+        if job.accepted_units + job.parked_units < job.spec.units() {
             return;
         }
         let end = if job.parked_units == 0 { JobEnd::Done } else { JobEnd::Incomplete { why } };
@@ -115,7 +124,7 @@ impl Deciding<'_> {
         self.end_check_leases(id);
         self.pay_checks(id, true);
         let package = &self.state.packages[&id];
-        let price = self.state.jobs[&package.job].spec.unit_price;
+        let price = self.state.jobs[&package.job].spec.stage_of(package.run.first).unit_price;
         let total = Amount(price.0 * u64::from(package.run.count));
         self.emit(Event::PackageAccepted { package: id, pay: Split::of(total, &self.state.params) });
     }
@@ -144,7 +153,7 @@ impl Deciding<'_> {
             if agrees != right || check.verifier_only || owner == self.state.market() {
                 continue;
             }
-            let price = self.state.jobs[&check.job].spec.unit_price;
+            let price = self.state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
             let total = Amount(price.0 * check.units.len() as u64);
             self.emit(Event::CheckPaid { check: check_id, pay: Split::of(total, &self.state.params) });
         }

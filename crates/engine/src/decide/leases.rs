@@ -8,8 +8,8 @@ use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use super::Deciding;
 use crate::{
-    Answer, Check, Event, Job, PackageState, Rejection, Release, State, WaitingRun, Work, Worker,
-    reason::fits,
+    Answer, Check, Event, PackageState, Rejection, Release, Stage, StageQueue, State, WaitingRun, Work,
+    Worker, reason::fits,
 };
 
 /// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
@@ -18,6 +18,14 @@ const CHECKS_SCANNED_MAX: usize = 256;
 
 /// A lease never lasts longer than this.
 const LEASE_MS_MAX: u64 = 24 * 3_600 * 1_000;
+
+/// Work for a worker.
+struct Grant {
+    work: Work,
+    generation: u32,
+    units: u64,
+    time_ms_max: u64,
+}
 
 impl Deciding<'_> {
     pub(super) fn request_leases(
@@ -29,11 +37,11 @@ impl Deciding<'_> {
         self.live_worker(worker, instance)?;
         let mut granted = Vec::new();
         while granted.len() < packages_max as usize {
-            let Some((work, generation, units, job)) = self.next_work(worker) else { break };
+            let Some(Grant { work, generation, units, time_ms_max }) = self.next_work(worker) else { break };
             let lease = LeaseId(self.state.next.lease + 1);
             let params = &self.state.params;
             // However often a heartbeat renews it: twice the time its units may take, and a lease's length to spare.
-            let work_ms = self.state.jobs[&job].spec.time_ms_max.saturating_mul(units).saturating_mul(2);
+            let work_ms = time_ms_max.saturating_mul(units).saturating_mul(2);
             let deadline_ms = self.now_ms + params.lease_ms;
             let deadline_ms_max = deadline_ms + work_ms.min(LEASE_MS_MAX);
             self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
@@ -69,8 +77,8 @@ impl Deciding<'_> {
         if existed { Rejection::LeaseExpired(id) } else { Rejection::LeaseUnknown(id) }
     }
 
-    /// The next work for a worker: what, generation, units, job.
-    fn next_work(&self, key: PublicKey) -> Option<(Work, u32, u64, JobId)> {
+    /// The next work for a worker.
+    fn next_work(&self, key: PublicKey) -> Option<Grant> {
         let worker = &self.state.workers[&key];
         if !worker.online() || worker.leases.len() >= self.state.params.leases_per_worker_max as usize {
             return None;
@@ -78,22 +86,26 @@ impl Deciding<'_> {
         if let Some(id) = self.next_check(key, worker) {
             let check = &self.state.checks[&id];
             let units = check.units.len() as u64;
-            return Some((Work::Check { check: id }, check.failures + 1, units, check.job));
+            let time_ms_max = self.state.jobs[&check.job].spec.stage_of(check.units[0]).time_ms_max;
+            let work = Work::Check { check: id };
+            return Some(Grant { work, generation: check.failures + 1, units, time_ms_max });
         }
         if worker.verifier {
             return None;
         }
-        self.state.runnable.iter().find_map(|id| {
+        self.state.runnable.iter().find_map(|(id, number)| {
             let job = &self.state.jobs[id];
-            fits(&job.spec.requirements, &worker.device).ok()?;
-            if self.state.holds_enough(worker, *id, job) {
+            let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
+            fits(&stage.requirements, &worker.device).ok()?;
+            if self.state.holds_enough(worker, *id, queue) {
                 return None;
             }
-            let run = job.waiting.iter().find(|run| self.state.may_run(key, job, run))?;
-            let count = self.state.package_units(job, run);
+            let run = queue.waiting.iter().find(|run| self.state.may_run(key, stage, run))?;
+            let count = self.state.package_units(stage, queue, run);
             let package = PackageId(self.state.next.package + 1);
             let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
-            Some((work, run.attempts + 1, count.into(), *id))
+            let time_ms_max = stage.time_ms_max;
+            Some(Grant { work, generation: run.attempts + 1, units: count.into(), time_ms_max })
         })
     }
 
@@ -103,7 +115,8 @@ impl Deciding<'_> {
         let mut from = (JobId(0), CheckId(0));
         loop {
             let (job, _) = *waiting.range(from..).next()?;
-            if fits(&self.state.jobs[&job].spec.requirements, &worker.device).is_ok() {
+            let stages = &self.state.jobs[&job].spec.stages;
+            if stages.iter().any(|stage| fits(&stage.requirements, &worker.device).is_ok()) {
                 let of_job = waiting.range((job, CheckId(0))..=(job, CheckId(u64::MAX)));
                 let found = of_job
                     .take(CHECKS_SCANNED_MAX)
@@ -123,12 +136,12 @@ const UNKNOWN_PACKAGES_MAX: usize = 2;
 
 impl State {
     /// Whether a worker already holds as much of a job as it should.
-    fn holds_enough(&self, worker: &Worker, id: JobId, job: &Job) -> bool {
+    fn holds_enough(&self, worker: &Worker, id: JobId, queue: &StageQueue) -> bool {
         let held = worker.leases.iter().filter_map(|lease| match self.leases[lease].work {
             Work::Package { job, run, .. } if job == id => Some(u64::from(run.count)),
             _ => None,
         });
-        match job.unit_us() {
+        match queue.unit_us() {
             None => held.count() >= UNKNOWN_PACKAGES_MAX,
             // One package ahead is always allowed, however long it takes.
             Some(unit_us) => {
@@ -140,18 +153,17 @@ impl State {
     }
 
     /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
-    pub(crate) fn may_run(&self, key: PublicKey, job: &Job, run: &WaitingRun) -> bool {
+    pub(crate) fn may_run(&self, key: PublicKey, stage: &Stage, run: &WaitingRun) -> bool {
         !run.avoid.contains(&key)
             || !self.providers.iter().any(|other| {
-                !run.avoid.contains(other)
-                    && fits(&job.spec.requirements, &self.workers[other].device).is_ok()
+                !run.avoid.contains(other) && fits(&stage.requirements, &self.workers[other].device).is_ok()
             })
     }
 
     /// Whether a worker may make this check.
     pub(crate) fn may_check(&self, key: PublicKey, worker: &Worker, check: &Check, now_ms: u64) -> bool {
         let job = &self.jobs[&check.job];
-        if fits(&job.spec.requirements, &worker.device).is_err() {
+        if fits(&job.spec.stage_of(check.units[0]).requirements, &worker.device).is_err() {
             return false;
         }
         if worker.verifier {
@@ -170,14 +182,14 @@ impl State {
 
     /// How many units of a waiting run make a package: what takes about `package_target_ms`, but never so many that other
     /// workers would wait for one to finish.
-    fn package_units(&self, job: &Job, run: &WaitingRun) -> u32 {
-        let wanted = match (job.spec.package_units, job.unit_us()) {
+    fn package_units(&self, stage: &Stage, queue: &StageQueue, run: &WaitingRun) -> u32 {
+        let wanted = match (stage.package_units, queue.unit_us()) {
             (Some(units), _) => u64::from(units),
             (None, None) => 1,
             (None, Some(unit_us)) => {
                 let by_time = self.params.package_target_ms * 1_000 / unit_us.max(1);
                 let workers = self.providers.len().max(1) as u64;
-                let by_share = job.waiting_units.div_ceil(2 * workers);
+                let by_share = queue.waiting_units.div_ceil(2 * workers);
                 by_time.min(by_share).clamp(1, self.params.package_units_max.into())
             }
         };

@@ -49,7 +49,7 @@ impl Deciding<'_> {
         if !same_units {
             return Err(Rejection::ReceiptInvalid("it covers other units than the lease"));
         }
-        let outputs_count = self.state.jobs[&job].spec.outputs_exact.len();
+        let outputs_count = self.state.jobs[&job].spec.stage_of(expected[0]).outputs_exact.len();
         if units.iter().any(|(_, outputs)| outputs.len() != outputs_count) {
             return Err(Rejection::ReceiptInvalid("a unit has another number of outputs than the manifest"));
         }
@@ -89,7 +89,7 @@ impl Deciding<'_> {
             unreachable!("it was just committed")
         };
         let (job, run) = (package.job, package.run);
-        let plans: Vec<Vec<u64>> = match self.state.jobs[&job].spec.policy {
+        let plans: Vec<Vec<u64>> = match self.state.jobs[&job].spec.stage_of(run.first).policy {
             Policy::Quorum { agree } => (1..agree).map(|_| run.units().collect()).collect(),
             Policy::Audit { rate_min_ppm } => {
                 let trust = self.audit_rate_ppm(self.state.workers[&worker].streak, rate_min_ppm);
@@ -129,7 +129,7 @@ impl Deciding<'_> {
             .into_iter()
             .zip(self.state.next.check + 1..)
             .map(|(units, id)| {
-                let cost = job.spec.unit_price.0 * units.len() as u64;
+                let cost = job.spec.stage_of(units[0]).unit_price.0 * units.len() as u64;
                 let verifier_only = cost > free;
                 if !verifier_only {
                     free -= cost;
@@ -144,7 +144,8 @@ impl Deciding<'_> {
     fn compare_commitments(&mut self, id: CheckId) {
         debug_assert!(matches!(self.state.checks[&id].state, CheckState::Comparing { .. }));
         let comparison = self.state.comparison(id);
-        let exact = &self.state.jobs[&comparison.job].spec.outputs_exact;
+        let first = self.state.checks[&id].units[0];
+        let exact = &self.state.jobs[&comparison.job].spec.stage_of(first).outputs_exact;
         let differs = comparison.pairs.iter().find(|(_, output, ..)| exact[*output as usize]);
         let (agrees, evidence) = match differs {
             Some((unit, output, first, again)) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use plexus_engine::{
     Answer, Command, Decision, Event, JobSpec, Params, Policy, ReceiptOutcome, Rejection, Requirements,
-    State, Submission, Work, decide, violations,
+    Stage, State, Submission, UnitWork, Work, decide, violations,
 };
 use protocol::{
     Amount, CheckId, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
@@ -44,13 +44,11 @@ pub fn device() -> DeviceFacts {
     }
 }
 
-pub fn spec(units: u64, policy: Policy) -> JobSpec {
-    JobSpec {
-        name: "test".into(),
-        kind: JobKind::Batch,
+pub fn stage(units: u64, policy: Policy) -> Stage {
+    Stage {
+        name: String::new(),
         manifest: Hash::of(b"manifest"),
         inputs: vec![],
-        joins_json: "[]".into(),
         units,
         unit_price: Amount(1_001),
         package_units: None,
@@ -58,7 +56,13 @@ pub fn spec(units: u64, policy: Policy) -> JobSpec {
         requirements: Requirements { storage_buffer_bytes: 1_024, ..Requirements::default() },
         outputs_exact: vec![true],
         policy,
+        work: UnitWork::default(),
     }
+}
+
+/// A job of one stage.
+pub fn spec(units: u64, policy: Policy) -> JobSpec {
+    JobSpec::plain("test".into(), JobKind::Batch, "[]".into(), stage(units, policy))
 }
 
 /// Always re-executes what the trust rule does not already re-execute.

@@ -73,7 +73,7 @@ pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Fai
     app.committer
         .query(move |state, _| {
             let open = state.jobs().values().filter(|job| !job.state.ended());
-            let (jobs, waiting) = open.fold((0, 0), |(n, units), job| (n + 1, units + job.waiting_units));
+            let (jobs, waiting) = open.fold((0, 0), |(n, units), job| (n + 1, units + job.waiting_units()));
             metrics.jobs_open.set(jobs);
             metrics.units_waiting.set(waiting as i64);
             metrics

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{Job, JobRequest, Page, Unit, code};
 use axum::{Json, extract::State, http::StatusCode};
-use engine::{Answer, Command, JobSpec, Policy, Requirements, Submission};
+use engine::{Answer, Command, JobSpec, Policy, Requirements, Stage, StageInput, Submission, UnitWork};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
@@ -204,12 +204,10 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
         let bound = pass.bind.iter().filter(|binding| binding.access != Access::Uniform);
         u32::try_from(bound.count()).unwrap_or(u32::MAX)
     };
-    Ok(JobSpec {
-        name: request.name.clone(),
-        kind: request.manifest.kind,
+    let stage = Stage {
+        name: String::new(),
         manifest,
-        inputs: request.inputs.clone(),
-        joins_json: serde_json::to_string(&request.joins).map_err(Failure::internal)?,
+        inputs: request.inputs.iter().copied().map(StageInput::Blob).collect(),
         units: request.units,
         unit_price: request.unit_price,
         package_units: request.package_units,
@@ -232,7 +230,10 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
             }
             Verify::Quorum { agree } => Policy::Quorum { agree },
         },
-    })
+        work: UnitWork::default(),
+    };
+    let joins = serde_json::to_string(&request.joins).map_err(Failure::internal)?;
+    Ok(JobSpec::plain(request.name.clone(), request.manifest.kind, joins, stage))
 }
 
 /// Which jobs.
@@ -328,7 +329,7 @@ pub async fn units(
     let limit = asked.limit.unwrap_or(PAGE_DEFAULT.into()).clamp(1, UNITS_PAGE_MAX);
     let viewer = caller.map(|caller| caller.account);
     let found = app.committer.query(move |state, _| {
-        let total = state.jobs().get(&id)?.spec.units;
+        let total = state.jobs().get(&id)?.spec.units();
         Some((view::units(state, id, first, limit, viewer)?, total))
     });
     let (items, total) = found.await?.ok_or_else(|| unknown(id))?;

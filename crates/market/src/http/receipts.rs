@@ -252,8 +252,10 @@ async fn lengths_of(app: &Shared, job: JobId) -> Result<Option<Arc<[u64]>>, Fail
     if let Some(known) = app.output_lengths.known(job) {
         return Ok(Some(known));
     }
-    let manifest: Option<Hash> =
-        app.committer.query(move |state, _| state.jobs().get(&job).map(|job| job.spec.manifest)).await?;
+    let manifest: Option<Hash> = app
+        .committer
+        .query(move |state, _| state.jobs().get(&job).map(|job| job.spec.stages[0].manifest))
+        .await?;
     let Some(manifest) = manifest else { return Ok(None) };
     let bytes = app.blobs.get(&manifest).await?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(Failure::internal)?;

@@ -105,7 +105,7 @@ fn known(
         let detail = format!("{id} makes no file of output {output}");
         Failure::new(code::NOT_FOUND, detail, "fetch the units' outputs with GET /v1/jobs/{id}/units")
     })?;
-    let (manifest, units, accepted) = (job.spec.manifest, job.spec.units, job.accepted_units);
+    let (manifest, units, accepted) = (job.spec.stages[0].manifest, job.spec.units(), job.accepted_units);
     if accepted < units && !partial {
         return Err(Failure::new(
             code::RESULT_NOT_READY,
