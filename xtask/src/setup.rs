@@ -40,6 +40,7 @@ pub enum Thing {
     Vulkan,
     Chromium,
     Firefox,
+    Postgres,
 }
 
 /// Everything that `cargo xtask test` uses.
@@ -52,6 +53,7 @@ pub const FOR_TEST: &[Thing] = &[
     Thing::Vulkan,
     Thing::Chromium,
     Thing::Firefox,
+    Thing::Postgres,
 ];
 /// Everything that `cargo xtask demo` uses.
 pub const FOR_DEMO: &[Thing] = &[Thing::Node, Thing::NpmPackages, Thing::Vulkan, Thing::Chromium];
@@ -75,6 +77,7 @@ impl Thing {
             Thing::Vulkan => "GPU driver",
             Thing::Chromium => "Chromium",
             Thing::Firefox => "Firefox",
+            Thing::Postgres => "PostgreSQL",
         }
     }
 
@@ -85,6 +88,7 @@ impl Thing {
             Thing::Node | Thing::NpmPackages => Some("the web app and the TypeScript tests"),
             Thing::Vulkan => Some("native workers"),
             Thing::Chromium => Some("browser workers and their tests"),
+            Thing::Postgres => Some("the tests of journals on a server"),
             // `cargo test` and Chromium stand in.
             Thing::Nextest | Thing::Firefox => None,
         }
@@ -102,6 +106,10 @@ impl Thing {
                 present_or(chromium(), "no chromium-headless-shell, chromium or google-chrome")
             }
             Thing::Firefox => present_or(firefox(), "no firefox-esr or firefox"),
+            Thing::Postgres => present_or(
+                postgres(),
+                "no folder with initdb, pg_ctl and postgres, on PATH or in /usr/lib/postgresql",
+            ),
         }
     }
 
@@ -120,6 +128,9 @@ impl Thing {
                 "apt-get install chromium-headless-shell (or chromium), or set PLEXUS_CHROMIUM to the path of a Chrome"
             }
             Thing::Firefox => "apt-get install firefox-esr, or set PLEXUS_FIREFOX",
+            Thing::Postgres => {
+                "apt-get install postgresql, or set PLEXUS_POSTGRES to the folder with initdb and pg_ctl"
+            }
         }
     }
 
@@ -130,6 +141,7 @@ impl Thing {
             // Ubuntu's chromium-browser needs snap; where that doesn't run, the check afterwards says so.
             Thing::Chromium => &[&["chromium-headless-shell"], &["chromium"], &["chromium-browser"]],
             Thing::Firefox => &[&["firefox-esr"]],
+            Thing::Postgres => &[&["postgresql"]],
             _ => &[],
         }
     }
@@ -258,6 +270,18 @@ fn firefox() -> Option<PathBuf> {
             "C:\\Program Files\\Mozilla Firefox\\firefox.exe",
         ],
     )
+}
+
+/// The folder with PostgreSQL's programs. The tests look in the same order (`store::testing`).
+fn postgres() -> Option<PathBuf> {
+    let whole = |folder: &PathBuf| ["initdb", "pg_ctl", "postgres"].iter().all(|p| folder.join(p).is_file());
+    if let Some(named) = std::env::var_os("PLEXUS_POSTGRES").map(PathBuf::from) {
+        return Some(named).filter(whole);
+    }
+    let on_path = process::on_path("postgres")
+        .and_then(|program| program.canonicalize().ok()?.parent().map(Path::to_owned));
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    on_path.into_iter().chain(installed.map(|version| version.path().join("bin"))).find(whole)
 }
 
 fn named_or_on_path(variable: &str, names: &[&str], places: &[&str]) -> Option<PathBuf> {

@@ -3,13 +3,14 @@
 use std::{error::Error, io};
 
 use protocol::Hash;
+use tokio_postgres::error::SqlState;
 
 /// Why the journal or the read model failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No room. Nothing was written; the same append succeeds once there is room.
+    /// No room. Nothing was written; the same append succeeds once there is room. Without a source it is the configured limit.
     #[error("the disk or the configured size limit is full")]
-    Full(#[source] rusqlite::Error),
+    Full(#[source] Option<Box<dyn Error + Send + Sync>>),
     /// Somebody else appended at this place: this process no longer leads the market.
     #[error("sequence {seq} of the journal is already taken")]
     Taken {
@@ -37,12 +38,60 @@ pub enum StoreError {
     /// Anything else SQLite reports.
     #[error("SQLite failed")]
     Sqlite(#[source] rusqlite::Error),
+    /// The text is no URL of a database.
+    #[error("the database's URL cannot be used: {detail}")]
+    Url {
+        /// What does not fit.
+        detail: String,
+    },
+    /// No connection, or no answer in time. It may help to wait.
+    #[error("cannot reach the database at {at}")]
+    Unreachable {
+        /// The server and database, without a password.
+        at: String,
+        /// What the network or the server says.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The server is there and refuses: a wrong password, a missing database, a missing right. Somebody has to set it right.
+    #[error("the database at {at} refuses the login")]
+    Denied {
+        /// The server and database, without a password.
+        at: String,
+        /// What the server says.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The server did not say whether the group is durable. It may be, or become so.
+    #[error("it is unknown whether the group at sequence {seq} was written")]
+    Unknown {
+        /// Where the group begins.
+        seq: u64,
+        /// Why no answer came.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// Others kept changing the same rows.
+    #[error("the transaction collided with others too often")]
+    Busy(#[source] tokio_postgres::Error),
+    /// Anything else the server reports.
+    #[error("the database failed")]
+    Server(#[source] tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(code) if *code == SqlState::DISK_FULL => Self::Full(Some(error.into())),
+            _ => Self::Server(error),
+        }
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error),
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(Some(error.into())),
             _ => Self::Sqlite(error),
         }
     }

@@ -4,23 +4,24 @@
 //! one finds the place taken and steps down. Each row carries a checksum over its content *and the checksum before it*, so
 //! that a changed, missing or swapped group is found when the journal is read.
 //!
+//! The same table is kept in an SQLite file, for one process, or on a server that speaks PostgreSQL's protocol, for several.
 //! Bytes go in and come out; what they encode is the caller's business, told by `encoding_version`.
 
-use std::{path::Path, time::Duration};
+mod file;
+mod server;
 
 use protocol::{Hash, PublicKey};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use crate::StoreError;
+use crate::{Location, StoreError};
 
-/// Version of the tables, in SQLite's `user_version`.
-const SCHEMA_VERSION: u32 = 1;
-const PAGE_BYTES: u64 = 4096;
+/// Version of the tables.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// How a journal is kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JournalOptions {
-    /// Most bytes the file may take; no limit but the disk when absent. At the limit appends fail with [`StoreError::Full`].
+    /// Most bytes the journal may take; no limit but the disk when absent. At the limit appends fail with
+    /// [`StoreError::Full`]. A file counts whole, a server only the bytes of this market's events.
     pub bytes_max: Option<u64>,
 }
 
@@ -39,63 +40,77 @@ pub struct Group {
     pub events: Vec<u8>,
 }
 
+impl Group {
+    /// Sequence of the first event after it.
+    fn end(&self) -> u64 {
+        self.first_seq + u64::from(self.count)
+    }
+
+    fn checksum(&self, previous: &Hash) -> Hash {
+        checksum(previous, self.first_seq, self.count, self.at_ms, self.encoding_version, &self.events)
+    }
+}
+
 /// An open journal of one market. One writer; any number of readers.
+///
+/// On a server its calls block on the network: make them from a plain thread.
 pub struct Journal {
-    connection: Connection,
+    backend: Backend,
     market: PublicKey,
     next_seq: u64,
     head: Hash,
 }
 
+enum Backend {
+    File(file::File),
+    Server(server::Server),
+}
+
+/// A group about to be written.
+struct Append<'a> {
+    first_seq: u64,
+    at_ms: u64,
+    count: u32,
+    encoding_version: u32,
+    checksum: Hash,
+    events: &'a [u8],
+}
+
+/// The end of a journal: its last group's first sequence, count and checksum.
+type Last = (u64, u32, Hash);
+
 impl Journal {
-    /// Opens the file for writing and creates it where there is none. The first sequence is 0.
-    pub fn open(path: &Path, market: &PublicKey, options: JournalOptions) -> Result<Self, StoreError> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // FULL: the write-ahead log is synced at every commit, so that what was answered survives a power cut.
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        // Long enough that checkpoints don't dominate, short enough (64 MiB) that the log stays small.
-        connection.pragma_update(None, "wal_autocheckpoint", 16_384)?;
-        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version > SCHEMA_VERSION {
-            return Err(StoreError::Newer { what: "journal", found: version, supported: SCHEMA_VERSION });
-        }
-        connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS groups(
-                market BLOB NOT NULL,
-                first_seq INTEGER NOT NULL,
-                count INTEGER NOT NULL,
-                at_ms INTEGER NOT NULL,
-                encoding_version INTEGER NOT NULL,
-                checksum BLOB NOT NULL,
-                events BLOB NOT NULL,
-                PRIMARY KEY(market, first_seq));",
-        )?;
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        let mut journal = Self { connection, market: *market, next_seq: 0, head: Hash([0; 32]) };
+    /// Opens the journal for writing and creates its tables where there are none. The first sequence is 0.
+    pub fn open(
+        location: impl Into<Location>,
+        market: &PublicKey,
+        options: JournalOptions,
+    ) -> Result<Self, StoreError> {
+        let backend = match location.into() {
+            Location::File(path) => Backend::File(file::File::open(&path)?),
+            Location::Server(url) => Backend::Server(server::Server::open(&url)?),
+        };
+        let mut journal = Self { backend, market: *market, next_seq: 0, head: Hash([0; 32]) };
         journal.set_bytes_max(options.bytes_max)?;
         journal.find_head()?;
         Ok(journal)
     }
 
-    /// Opens the file for reading beside a writer.
-    pub fn open_reader(path: &Path, market: &PublicKey) -> Result<Self, StoreError> {
-        let connection = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        Ok(Self { connection, market: *market, next_seq: 0, head: Hash([0; 32]) })
+    /// Opens the journal for reading beside a writer.
+    pub fn open_reader(location: impl Into<Location>, market: &PublicKey) -> Result<Self, StoreError> {
+        let backend = match location.into() {
+            Location::File(path) => Backend::File(file::File::open_reader(&path)?),
+            Location::Server(url) => Backend::Server(server::Server::open_reader(&url)?),
+        };
+        Ok(Self { backend, market: *market, next_seq: 0, head: Hash([0; 32]) })
     }
 
-    /// Sets the most bytes the file may take. A limit below its present size stops growth, nothing else.
+    /// Sets the most bytes the journal may take. A limit below its present size stops growth, nothing else.
     pub fn set_bytes_max(&mut self, bytes_max: Option<u64>) -> Result<(), StoreError> {
-        // SQLite's own ceiling when there is no limit of ours.
-        let pages = bytes_max.map_or(4_294_967_294, |bytes| (bytes / PAGE_BYTES).max(1));
-        self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
-        Ok(())
+        match &mut self.backend {
+            Backend::File(file) => file.set_bytes_max(bytes_max),
+            Backend::Server(server) => server.set_bytes_max(&self.market, bytes_max),
+        }
     }
 
     /// The sequence the next appended event gets.
@@ -103,36 +118,35 @@ impl Journal {
         self.next_seq
     }
 
-    /// Whether the file holds the journal of another market: this one's key was perhaps lost.
+    /// Whether the file holds the journal of another market: this one's key was perhaps lost. A server may hold several
+    /// markets, so there it says nothing.
     pub fn holds_another_market(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS(SELECT 1 FROM groups WHERE market <> ?1)";
-        Ok(self.connection.query_row(sql, [&self.market.0[..]], |row| row.get(0))?)
+        match &self.backend {
+            Backend::File(file) => file.holds_another_market(&self.market),
+            Backend::Server(_) => Ok(false),
+        }
     }
 
     /// Looks again where the journal ends, for a writer that is unsure after a failure.
     pub fn find_head(&mut self) -> Result<(), StoreError> {
-        let last = self
-            .connection
-            .query_row(
-                "SELECT first_seq, count, checksum FROM groups WHERE market = ?1 ORDER BY first_seq DESC LIMIT 1",
-                [&self.market.0[..]],
-                |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u32>(1)?, row.get::<_, Vec<u8>>(2)?)),
-            )
-            .optional()?;
+        let last = match &self.backend {
+            Backend::File(file) => file.last(&self.market)?,
+            Backend::Server(server) => server.last(&self.market)?,
+        };
         (self.next_seq, self.head) = match last {
             None => (0, Hash([0; 32])),
-            Some((first_seq, count, checksum)) => {
-                (first_seq + u64::from(count), stored_checksum(first_seq, checksum)?)
-            }
+            Some((first_seq, count, checksum)) => (first_seq + u64::from(count), checksum),
         };
         Ok(())
     }
 
-    /// Writes a group durably. Nothing is written when it fails.
+    /// Writes a group durably. Nothing is written when it fails, except perhaps with [`StoreError::Unknown`].
     ///
     /// # Errors
     ///
-    /// [`StoreError::Taken`] if somebody else appended since this journal was opened, [`StoreError::Full`] without room.
+    /// [`StoreError::Taken`] if somebody else appended since this journal was opened, [`StoreError::Full`] without room,
+    /// [`StoreError::Unknown`] if a server ceased to answer and could not be asked what became of the group: it may be
+    /// durable now or become so, and the journal has to be read again before anything else is decided.
     ///
     /// # Panics
     ///
@@ -148,38 +162,11 @@ impl Journal {
         assert!(count > 0, "a group has at least one event");
         assert_eq!(first_seq, self.next_seq, "groups follow one another without gaps");
         let checksum = checksum(&self.head, first_seq, count, at_ms, encoding_version, events);
-        let taken = |error: rusqlite::Error| match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::ConstraintViolation) => StoreError::Taken { seq: first_seq },
-            _ => error.into(),
-        };
-        let transaction =
-            self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        // The key refuses an equal first sequence; another leader's group may also begin elsewhere.
-        let end: Option<u64> = transaction
-            .prepare_cached(
-                "SELECT first_seq + count FROM groups WHERE market = ?1 ORDER BY first_seq DESC LIMIT 1",
-            )?
-            .query_row([&self.market.0[..]], |row| row.get(0))
-            .optional()?;
-        if end.unwrap_or(0) != first_seq {
-            return Err(StoreError::Taken { seq: first_seq });
+        let group = Append { first_seq, at_ms, count, encoding_version, checksum, events };
+        match &mut self.backend {
+            Backend::File(file) => file.append(&self.market, &group)?,
+            Backend::Server(server) => server.append(&self.market, &group)?,
         }
-        transaction
-            .prepare_cached(
-                "INSERT INTO groups(market, first_seq, count, at_ms, encoding_version, checksum, events)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?
-            .execute(params![
-                &self.market.0[..],
-                first_seq,
-                count,
-                at_ms,
-                encoding_version,
-                &checksum.0[..],
-                events
-            ])
-            .map_err(taken)?;
-        transaction.commit()?;
         self.next_seq = first_seq + u64::from(count);
         self.head = checksum;
         Ok(())
@@ -192,66 +179,48 @@ impl Journal {
         from_seq: u64,
         mut visit: impl FnMut(Group) -> Result<(), E>,
     ) -> Result<(), E> {
-        let sqlite = |error: rusqlite::Error| E::from(StoreError::from(error));
-        // The group before the first one read vouches for it.
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT first_seq, count, at_ms, encoding_version, checksum, events FROM groups
-                 WHERE market = ?1 AND first_seq >= coalesce(
-                    (SELECT max(first_seq) FROM groups WHERE market = ?1 AND first_seq < coalesce(
-                        (SELECT max(first_seq) FROM groups WHERE market = ?1 AND first_seq <= ?2), -1)), 0)
-                 ORDER BY first_seq",
-            )
-            .map_err(sqlite)?;
-        let mut rows = statement.query(params![&self.market.0[..], from_seq]).map_err(sqlite)?;
-        let mut before: Option<(u64, Hash)> = None;
-        while let Some(row) = rows.next().map_err(sqlite)? {
-            let (group, stored) = read_group(row)?;
-            let seq = group.first_seq;
-            let end = seq + u64::from(group.count);
-            let (expected, previous) = match before {
-                Some(before) => before,
-                None if seq == 0 => (0, Hash([0; 32])),
-                // Read for its checksum alone.
-                None if end <= from_seq => {
-                    before = Some((end, stored));
-                    continue;
-                }
-                None => (0, Hash([0; 32])),
-            };
-            let corrupt = |detail: String| E::from(StoreError::Corrupt { seq, detail });
-            if seq != expected {
-                return Err(corrupt(format!("the events from {expected} on are missing")));
-            }
-            if checksum(&previous, seq, group.count, group.at_ms, group.encoding_version, &group.events)
-                != stored
-            {
-                return Err(corrupt("the checksum does not match".into()));
-            }
-            before = Some((end, stored));
-            if end > from_seq {
-                visit(group)?;
-            }
+        let mut chain = Chain { from_seq, before: None };
+        let each = |group: Group, stored: Hash| match chain.check(group, stored)? {
+            Some(group) => visit(group),
+            None => Ok(()),
+        };
+        match &self.backend {
+            Backend::File(file) => file.read(&self.market, from_seq, each),
+            Backend::Server(server) => server.read(&self.market, from_seq, each),
         }
-        Ok(())
     }
 }
 
-fn read_group<E: From<StoreError>>(row: &rusqlite::Row<'_>) -> Result<(Group, Hash), E> {
-    let read = || -> Result<(Group, Vec<u8>), rusqlite::Error> {
-        let group = Group {
-            first_seq: row.get(0)?,
-            count: row.get(1)?,
-            at_ms: row.get(2)?,
-            encoding_version: row.get(3)?,
-            events: row.get(5)?,
+/// Checks that groups follow one another and are what was written. The group before the first one vouches for it.
+struct Chain {
+    from_seq: u64,
+    /// The end and the checksum of the group before.
+    before: Option<(u64, Hash)>,
+}
+
+impl Chain {
+    /// The group, if it is one of those asked for.
+    fn check(&mut self, group: Group, stored: Hash) -> Result<Option<Group>, StoreError> {
+        let (seq, end) = (group.first_seq, group.end());
+        let (expected, previous) = match self.before {
+            Some(before) => before,
+            // Read for its checksum alone.
+            None if seq > 0 && end <= self.from_seq => {
+                self.before = Some((end, stored));
+                return Ok(None);
+            }
+            None => (0, Hash([0; 32])),
         };
-        Ok((group, row.get(4)?))
-    };
-    let (group, stored) = read().map_err(StoreError::from)?;
-    let stored = stored_checksum(group.first_seq, stored)?;
-    Ok((group, stored))
+        if seq != expected {
+            let detail = format!("the events from {expected} on are missing");
+            return Err(StoreError::Corrupt { seq, detail });
+        }
+        if group.checksum(&previous) != stored {
+            return Err(StoreError::Corrupt { seq, detail: "the checksum does not match".into() });
+        }
+        self.before = Some((end, stored));
+        Ok((end > self.from_seq).then_some(group))
+    }
 }
 
 fn stored_checksum(seq: u64, bytes: Vec<u8>) -> Result<Hash, StoreError> {
@@ -275,11 +244,51 @@ fn checksum(previous: &Hash, first_seq: u64, count: u32, at_ms: u64, version: u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, PostgresServer};
 
     const MARKET: PublicKey = PublicKey([7; 32]);
 
-    fn open(folder: &Path) -> Journal {
-        Journal::open(&folder.join("journal.db"), &MARKET, JournalOptions::default()).expect("opens")
+    /// A fresh place on each backend.
+    struct Place {
+        location: Location,
+        _folder: Option<tempfile::TempDir>,
+    }
+
+    impl Place {
+        fn each() -> [Self; 2] {
+            [Self::file(), Self::server()]
+        }
+
+        fn file() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            Self { location: folder.path().join("journal.db").into(), _folder: Some(folder) }
+        }
+
+        fn server() -> Self {
+            Self { location: Location::parse(&testing::database()).expect("a URL"), _folder: None }
+        }
+
+        fn open(&self) -> Journal {
+            Journal::open(&self.location, &MARKET, JournalOptions::default()).expect("opens")
+        }
+
+        /// Changes the tables behind the journal's back. `BYTES` stands for one byte, 1.
+        fn execute(&self, sql: &str) {
+            match &self.location {
+                Location::File(path) => rusqlite::Connection::open(path)
+                    .and_then(|connection| connection.execute_batch(&sql.replace("BYTES", "x'01'")))
+                    .expect("executed"),
+                Location::Server(url) => {
+                    let server = crate::server::Server::connect(url).expect("connects");
+                    let sql = sql.replace("BYTES", r"'\x01'");
+                    server
+                        .repeat(crate::server::CALL_MAX, async |session| {
+                            session.client.batch_execute(&sql).await
+                        })
+                        .expect("executed");
+                }
+            }
+        }
     }
 
     fn groups(journal: &Journal, from: u64) -> Result<Vec<Group>, StoreError> {
@@ -291,8 +300,8 @@ mod tests {
         Ok(groups)
     }
 
-    fn three_groups(folder: &Path) -> Journal {
-        let mut journal = open(folder);
+    fn three_groups(place: &Place) -> Journal {
+        let mut journal = place.open();
         journal.append(0, 100, 2, 1, b"aabb").expect("room");
         journal.append(2, 101, 1, 1, b"cc").expect("room");
         journal.append(3, 102, 3, 1, b"ddeeff").expect("room");
@@ -301,81 +310,191 @@ mod tests {
 
     #[test]
     fn what_was_appended_is_read_again_from_any_place() {
-        let folder = tempfile::tempdir().expect("a folder");
-        drop(three_groups(folder.path()));
-        let journal = open(folder.path());
-        assert_eq!(journal.next_seq(), 6);
-        for (from, firsts) in
-            [(0, vec![0, 2, 3]), (1, vec![0, 2, 3]), (2, vec![2, 3]), (3, vec![3]), (5, vec![3]), (6, vec![])]
-        {
-            let found: Vec<_> = groups(&journal, from).expect("intact").iter().map(|g| g.first_seq).collect();
-            assert_eq!(found, firsts, "from {from}");
+        for place in Place::each() {
+            drop(three_groups(&place));
+            let journal = place.open();
+            assert_eq!(journal.next_seq(), 6);
+            for (from, firsts) in [
+                (0, vec![0, 2, 3]),
+                (1, vec![0, 2, 3]),
+                (2, vec![2, 3]),
+                (3, vec![3]),
+                (5, vec![3]),
+                (6, vec![]),
+            ] {
+                let found: Vec<_> =
+                    groups(&journal, from).expect("intact").iter().map(|g| g.first_seq).collect();
+                assert_eq!(found, firsts, "from {from}");
+            }
+            assert_eq!(groups(&journal, 2).expect("intact")[0].events, b"cc");
         }
-        assert_eq!(groups(&journal, 2).expect("intact")[0].events, b"cc");
+    }
+
+    #[test]
+    fn a_long_journal_is_read_whole() {
+        for place in Place::each() {
+            let mut journal = place.open();
+            // More than a page of groups, and one larger than a page.
+            let mut large = vec![3; 5 << 20];
+            for seq in 0..300 {
+                let events = if seq == 150 { std::mem::take(&mut large) } else { seq.to_string().into() };
+                journal.append(seq, seq, 1, 1, &events).expect("room");
+            }
+            let found = groups(&journal, 0).expect("intact");
+            assert_eq!(found.len(), 300);
+            assert_eq!(found[150].events.len(), 5 << 20);
+            assert_eq!(groups(&journal, 299).expect("intact"), found[299..]);
+        }
     }
 
     #[test]
     fn of_two_leaders_one_append_fails() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (mut first, mut second) = (open(folder.path()), open(folder.path()));
-        first.append(0, 0, 1, 1, b"a").expect("the place is free");
-        assert!(matches!(second.append(0, 0, 1, 1, b"b"), Err(StoreError::Taken { seq: 0 })));
-        // One that begins elsewhere is refused too: the second leader counts from an older end.
-        first.append(1, 0, 3, 1, b"abc").expect("the place is free");
-        second.find_head().expect("readable");
-        second.append(4, 0, 1, 1, b"d").expect("it found the end again");
-        assert!(matches!(first.append(4, 0, 1, 1, b"e"), Err(StoreError::Taken { seq: 4 })));
-        assert_eq!(groups(&first, 0).expect("intact").len(), 3);
+        for place in Place::each() {
+            let (mut first, mut second) = (place.open(), place.open());
+            first.append(0, 0, 1, 1, b"a").expect("the place is free");
+            assert!(matches!(second.append(0, 0, 1, 1, b"b"), Err(StoreError::Taken { seq: 0 })));
+            // One that begins elsewhere is refused too: the second leader counts from an older end.
+            first.append(1, 0, 3, 1, b"abc").expect("the place is free");
+            second.find_head().expect("readable");
+            second.append(4, 0, 1, 1, b"d").expect("it found the end again");
+            assert!(matches!(first.append(4, 0, 1, 1, b"e"), Err(StoreError::Taken { seq: 4 })));
+            assert_eq!(groups(&first, 0).expect("intact").len(), 3);
+        }
+    }
+
+    #[test]
+    fn of_many_leaders_at_once_one_has_each_place() {
+        for place in Place::each() {
+            std::thread::scope(|scope| {
+                for leader in 0..4_u8 {
+                    let place = &place;
+                    scope.spawn(move || {
+                        let mut journal = place.open();
+                        for _ in 0..20 {
+                            match journal.append(journal.next_seq(), 0, 1, 1, &[leader]) {
+                                Ok(()) | Err(StoreError::Taken { .. }) => {}
+                                Err(error) => panic!("{error:?}"),
+                            }
+                            journal.find_head().expect("readable");
+                        }
+                    });
+                }
+            });
+            let found = groups(&place.open(), 0).expect("one chain without gaps");
+            assert!((20..=80).contains(&found.len()), "{}", found.len());
+        }
     }
 
     #[test]
     fn a_full_journal_writes_nothing_and_works_again_with_room() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut journal = open(folder.path());
-        journal.append(0, 0, 1, 1, b"a").expect("room");
-        journal.set_bytes_max(Some(64 * 1024)).expect("a limit");
-        assert!(matches!(journal.append(1, 0, 1, 1, &[0; 200_000]), Err(StoreError::Full(_))));
-        assert_eq!(journal.next_seq(), 1);
-        assert_eq!(groups(&journal, 0).expect("intact").len(), 1);
-        journal.append(1, 0, 1, 1, b"b").expect("a small group still fits");
-        journal.set_bytes_max(None).expect("no limit");
-        journal.append(2, 0, 1, 1, &[0; 200_000]).expect("room again");
-        assert_eq!(groups(&open(folder.path()), 0).expect("intact").len(), 3);
+        for place in Place::each() {
+            let mut journal = place.open();
+            journal.append(0, 0, 1, 1, b"a").expect("room");
+            journal.set_bytes_max(Some(64 * 1024)).expect("a limit");
+            assert!(matches!(journal.append(1, 0, 1, 1, &[0; 200_000]), Err(StoreError::Full(_))));
+            assert_eq!(journal.next_seq(), 1);
+            assert_eq!(groups(&journal, 0).expect("intact").len(), 1);
+            journal.append(1, 0, 1, 1, b"b").expect("a small group still fits");
+            journal.set_bytes_max(None).expect("no limit");
+            journal.append(2, 0, 1, 1, &[0; 200_000]).expect("room again");
+            assert_eq!(groups(&place.open(), 0).expect("intact").len(), 3);
+        }
     }
 
     #[test]
     fn damage_is_found_and_names_its_place() {
         for (damage, seq) in [
-            ("UPDATE groups SET events = x'00' WHERE first_seq = 2", 2),
+            ("UPDATE groups SET events = BYTES WHERE first_seq = 2", 2),
             ("UPDATE groups SET at_ms = 5 WHERE first_seq = 3", 3),
             ("DELETE FROM groups WHERE first_seq = 2", 3),
-            ("UPDATE groups SET checksum = x'01' WHERE first_seq = 0", 0),
+            ("UPDATE groups SET checksum = BYTES WHERE first_seq = 0", 0),
         ] {
-            let folder = tempfile::tempdir().expect("a folder");
-            let journal = three_groups(folder.path());
-            journal.connection.execute(damage, []).expect("damaged");
-            match groups(&journal, 0) {
-                Err(StoreError::Corrupt { seq: found, .. }) => assert_eq!(found, seq, "{damage}"),
-                other => panic!("{damage}: {other:?}"),
+            for place in Place::each() {
+                let journal = three_groups(&place);
+                place.execute(damage);
+                match groups(&journal, 0) {
+                    Err(StoreError::Corrupt { seq: found, .. }) => assert_eq!(found, seq, "{damage}"),
+                    other => panic!("{damage}: {other:?}"),
+                }
             }
         }
     }
 
     #[test]
-    fn a_newer_file_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        open(folder.path()).connection.pragma_update(None, "user_version", 9).expect("written");
-        let opened = Journal::open(&folder.path().join("journal.db"), &MARKET, JournalOptions::default());
-        assert!(matches!(opened.err(), Some(StoreError::Newer { found: 9, supported: 1, .. })));
+    fn newer_tables_are_refused() {
+        for (place, newer) in
+            Place::each().iter().zip(["PRAGMA user_version = 9", "UPDATE plexus_schema SET version = 9"])
+        {
+            drop(place.open());
+            place.execute(newer);
+            let opened = Journal::open(&place.location, &MARKET, JournalOptions::default());
+            assert!(matches!(opened.err(), Some(StoreError::Newer { found: 9, supported: 1, .. })));
+        }
     }
 
     #[test]
     fn a_reader_sees_what_the_writer_appends() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut writer = open(folder.path());
-        let reader = Journal::open_reader(&folder.path().join("journal.db"), &MARKET).expect("opens");
-        assert!(groups(&reader, 0).expect("intact").is_empty());
-        writer.append(0, 0, 1, 1, b"a").expect("room");
-        assert_eq!(groups(&reader, 0).expect("intact").len(), 1);
+        for place in Place::each() {
+            let mut writer = place.open();
+            let reader = Journal::open_reader(&place.location, &MARKET).expect("opens");
+            assert!(groups(&reader, 0).expect("intact").is_empty());
+            writer.append(0, 0, 1, 1, b"a").expect("room");
+            assert_eq!(groups(&reader, 0).expect("intact").len(), 1);
+        }
+    }
+
+    #[test]
+    fn one_server_holds_the_journals_of_several_markets() {
+        let place = Place::server();
+        let mut ours = three_groups(&place);
+        let mut other =
+            Journal::open(&place.location, &PublicKey([8; 32]), JournalOptions::default()).expect("opens");
+        assert_eq!((other.next_seq(), other.holds_another_market().expect("readable")), (0, false));
+        other.append(0, 0, 6, 1, b"other").expect("its own place");
+        ours.append(6, 0, 1, 1, b"g").expect("its own place");
+        assert_eq!(groups(&other, 0).expect("intact").len(), 1);
+        // A file holds one: an empty one beside another market's groups means that a key was lost.
+        let place = Place::file();
+        drop(three_groups(&place));
+        let lost =
+            Journal::open(&place.location, &PublicKey([8; 32]), JournalOptions::default()).expect("opens");
+        assert!(lost.holds_another_market().expect("readable"));
+    }
+
+    #[test]
+    fn why_a_server_cannot_be_used_is_told_apart() {
+        let open = |url: &str| {
+            Journal::open(Location::parse(url).expect("a URL"), &MARKET, JournalOptions::default()).err()
+        };
+        let server = PostgresServer::start_with(&["password_encryption='scram-sha-256'"]);
+        let url = server.database();
+        testing::execute(&url, "CREATE USER ada PASSWORD 'right'; GRANT ALL ON SCHEMA public TO ada");
+        let rules = "local all plexus trust\nlocal all all scram-sha-256\n";
+        std::fs::write(server.folder().join("data/pg_hba.conf"), rules).expect("writable");
+        testing::execute(&url, "SELECT pg_reload_conf()");
+        let as_ada = |password: &str| url.replace("user=plexus", &format!("user=ada&password={password}"));
+        assert!(matches!(open(&as_ada("wrong")), Some(StoreError::Denied { .. })));
+        assert!(open(&as_ada("right")).is_none());
+        assert!(matches!(open(&server.url("missing")), Some(StoreError::Denied { .. })));
+        server.crash();
+        assert!(matches!(open(&url), Some(StoreError::Unreachable { .. })));
+    }
+
+    #[test]
+    fn a_journal_outlives_its_server() {
+        let server = PostgresServer::start();
+        let place = Place { location: Location::parse(&server.database()).expect("a URL"), _folder: None };
+        let mut journal = three_groups(&place);
+        server.crash();
+        match journal.append(6, 0, 1, 1, b"g") {
+            // The first attempt finds a connection that is broken, so it cannot be sure.
+            Err(StoreError::Unknown { seq: 6, .. } | StoreError::Unreachable { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        server.resume();
+        journal.find_head().expect("readable again");
+        journal.append(6, 0, 1, 1, b"h").expect("the place is free");
+        let found = groups(&journal, 0).expect("intact");
+        assert_eq!((found.len(), &found[3].events[..]), (4, &b"h"[..]));
     }
 }

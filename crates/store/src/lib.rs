@@ -9,11 +9,16 @@
 mod blob;
 mod error;
 mod journal;
+mod location;
 mod read_model;
+mod server;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use blob::{BlobOptions, BlobReader, BlobStore, BlobUpload};
 pub use error::{BlobError, StoreError};
 pub use journal::{Group, Journal, JournalOptions};
+pub use location::{Location, ServerUrl};
 pub use object_store::GetRange as ByteRange;
 pub use read_model::{
     Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerFilter, WorkerRow,
