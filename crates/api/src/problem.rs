@@ -145,6 +145,10 @@ pub mod code {
         JOB_ENDED = "job_ended", 409, "The job has ended";
         /// One idempotency key for two different requests.
         IDEMPOTENCY_CONFLICT = "idempotency_conflict", 409, "The idempotency key was used for another request";
+        /// One caller asks too much in too short a time.
+        RATE_LIMITED = "rate_limited", 429, "Too many requests";
+        /// The account has as much of something as it may have.
+        QUOTA_EXCEEDED = "quota_exceeded", 403, "A quota is exceeded";
         /// Too much at once.
         OVERLOADED = "overloaded", 503, "The market is overloaded";
         /// The disk is full or the store failed; nothing was accepted.

@@ -115,8 +115,10 @@ impl Client {
                         self.forget_token(token.as_deref()).await;
                         continue;
                     }
-                    // A 503 says that nothing was accepted, so any call may be repeated.
-                    let again = problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16();
+                    // Both say that nothing was accepted, so any call may be repeated.
+                    let again = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS]
+                        .iter()
+                        .any(|status| problem.status == status.as_u16());
                     let error = Error::Problem(Box::new(problem));
                     if !again {
                         return Err(error);

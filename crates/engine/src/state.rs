@@ -561,6 +561,11 @@ impl State {
         &self.leases
     }
 
+    /// Whether a request with this idempotency key was answered, and not so long ago that it is forgotten.
+    pub fn remembers(&self, key: &Hash) -> bool {
+        self.idempotency.contains_key(key)
+    }
+
     /// The wallet a key acts for at this time: its own, unless it is a session key. Nothing when its session has ended.
     pub fn wallet_of(&self, key: PublicKey, now_ms: u64) -> Option<PublicKey> {
         match self.sessions.get(&key) {

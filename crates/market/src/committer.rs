@@ -299,6 +299,8 @@ struct Core {
 /// A group in the making.
 #[derive(Default)]
 struct Making {
+    /// Decided, whether they made events or not.
+    commands: u32,
     events: Vec<Event>,
     replies: Vec<(Reply, Results)>,
     granted: Vec<(Parked, Vec<LeaseId>)>,
@@ -407,7 +409,11 @@ impl Core {
 
     fn decide(&mut self, command: Command, making: &mut Making) -> Result<Answer, Rejection> {
         let state = self.state.as_mut().expect("callers look first");
-        let decision = engine::decide(state, self.now_ms, command)?;
+        let kind = kind(&command);
+        let decision = engine::decide(state, self.now_ms, command);
+        self.metrics.decided(kind, decision.is_err());
+        let decision = decision?;
+        making.commands += 1;
         for event in decision.events {
             if event.may_make_work() {
                 self.parking.wake();
@@ -483,7 +489,7 @@ impl Core {
     }
 
     fn commit(&mut self, making: Making) {
-        let Making { events, replies, granted, rejected } = making;
+        let Making { commands, events, replies, granted, rejected } = making;
         if !events.is_empty()
             && let Err(error) = self.append(&events)
         {
@@ -509,6 +515,10 @@ impl Core {
             }
             return;
         }
+        if !events.is_empty() {
+            self.metrics.group_commands.observe(commands.into());
+            count(&self.metrics, &events);
+        }
         // Before anybody is answered: who then asks for a list is to find what they wrote.
         if !events.is_empty() {
             let first_seq = self.journal.next_seq() - events.len() as u64;
@@ -526,6 +536,9 @@ impl Core {
         let mut lost = Vec::new();
         for (parked, leases) in granted {
             let worker = parked.wish.worker;
+            if !leases.is_empty() {
+                self.metrics.lease_seconds.observe(parked.waited().as_secs_f64());
+            }
             let answer = view::lease_answer(state, self.now_ms, worker, &leases);
             if parked.reply.send(Ok(answer)).is_err() {
                 lost.extend(leases.into_iter().map(|lease| (worker, lease)));
@@ -546,6 +559,7 @@ impl Core {
         self.metrics.append_seconds.observe(began.elapsed().as_secs_f64());
         self.metrics.groups.inc();
         self.metrics.events.inc_by(count.into());
+        self.metrics.journal_bytes.inc_by(self.encoded.len() as u64);
         self.status.failing.store(false, Ordering::Relaxed);
         self.pause.end();
         Ok(())
@@ -603,6 +617,37 @@ impl Core {
                 None => Err(Refusal::Stopped),
             };
             let _ = parked.reply.send(answer);
+        }
+    }
+}
+
+/// A command's kind, for counting.
+fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::Deposit { .. } => "deposit",
+        Command::DelegateSession { .. } => "delegate_session",
+        Command::Submit(_) => "submit",
+        Command::Cancel { .. } => "cancel",
+        Command::Announce { .. } => "announce",
+        Command::Heartbeat { .. } => "heartbeat",
+        Command::Leave { .. } => "leave",
+        Command::RequestLeases { .. } => "request_leases",
+        Command::Release { .. } => "release",
+        Command::Commit { .. } => "commit",
+        Command::RecordOpinion { .. } => "record_opinion",
+        Command::AdvanceTime => "advance_time",
+        Command::Resume => "resume",
+    }
+}
+
+/// Counts what became durable.
+fn count(metrics: &Metrics, events: &[Event]) {
+    for event in events {
+        match event {
+            Event::CheckDecided { agrees, .. } => metrics.checked(*agrees),
+            Event::PackageAccepted { .. } => metrics.settled(true),
+            Event::PackageRejected { .. } => metrics.settled(false),
+            _ => {}
         }
     }
 }

@@ -12,12 +12,22 @@ use crate::committer::Refusal;
 
 /// A problem document as an answer.
 #[derive(Debug)]
-pub struct Failure(Box<Problem>);
+pub struct Failure(Box<Problem>, Option<u64>);
+
+/// The code of an answer's problem, for whoever counts answers.
+#[derive(Clone, Copy, Debug)]
+pub struct ProblemCode(pub &'static str);
 
 impl Failure {
     /// A problem with a code of the contract.
     pub fn new(code: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self(Box::new(Problem::new(code, detail, fix)))
+        Self(Box::new(Problem::new(code, detail, fix)), None)
+    }
+
+    /// Says after how many seconds to come back.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.1 = Some(seconds);
+        self
     }
 
     /// Names the field at fault.
@@ -44,7 +54,7 @@ impl Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(problem))
+        Self(Box::new(problem), None)
     }
 }
 
@@ -54,12 +64,15 @@ impl IntoResponse for Failure {
         let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body(&self.0)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let soon = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        if let Some(seconds) = self.1.or(soon) {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        let known = code::ALL.iter().find(|(code, ..)| *code == self.0.code);
+        response.extensions_mut().insert(ProblemCode(known.map_or(code::INTERNAL, |(code, ..)| code)));
         response
     }
 }

@@ -20,10 +20,12 @@ mod follower;
 mod http;
 mod judge;
 mod keys;
+mod limits;
 mod live;
 mod metrics;
 mod parked;
 mod projection;
+mod quotas;
 mod serve;
 mod time;
 mod view;
@@ -58,6 +60,11 @@ use crate::{
 
 pub use http::openapi;
 pub use keys::KeyFileError;
+pub use limits::Limits;
+pub use quotas::Quotas;
+
+/// Makes a span part of the trace that a `traceparent` header names (W3C Trace Context).
+pub type AdoptParent = fn(&tracing::Span, &str);
 
 /// How long requests in flight may take to end when the market stops.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -88,6 +95,12 @@ pub struct Config {
     pub blobs_bytes_max: Option<u64>,
     /// Most bytes of the journal; no limit but the disk when absent.
     pub journal_bytes_max: Option<u64>,
+    /// How fast each caller may ask.
+    pub limits: Limits,
+    /// How much each account may have.
+    pub quotas: Quotas,
+    /// How a request's span becomes part of its caller's trace; left out where nobody collects spans.
+    pub adopt_parent: Option<AdoptParent>,
     /// The rules' parameters when the market is founded; later they are the journal's.
     pub params: Params,
 }
@@ -103,6 +116,9 @@ impl Config {
             blob_bytes_max: 1 << 30,
             blobs_bytes_max: None,
             journal_bytes_max: None,
+            limits: Limits::default(),
+            quotas: Quotas::default(),
+            adopt_parent: None,
             params: Params::default(),
         }
     }
@@ -192,6 +208,7 @@ impl Market {
         let addr = listener.local_addr().map_err(listen_error)?;
 
         let metrics = Arc::new(Metrics::default());
+        metrics.leads.set(1);
         let (stop, stopped) = watch::channel(false);
         let (follower, groups, follower_thread) =
             Follower::start(read_model, projection, journal.next_seq(), metrics.clone())
@@ -212,6 +229,9 @@ impl Market {
             blobs: blobs.clone(),
             secrets,
             metrics,
+            limiter: limits::Limiter::new(config.limits),
+            quotas: quotas::Keeper::new(config.quotas),
+            adopt_parent: config.adopt_parent,
             faucet: config.faucet,
             stop: stopped.clone(),
             read_model: Mutex::new(ReadModel::open(&path)?),

@@ -51,6 +51,13 @@ pub struct Parked {
     pub reply: oneshot::Sender<Result<api::LeaseAnswer, Refusal>>,
 }
 
+impl Parked {
+    /// How long it has waited.
+    pub fn waited(&self) -> std::time::Duration {
+        (Instant::now() + self.wish.wait).saturating_duration_since(self.until)
+    }
+}
+
 /// Devices that can run the same programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(Hash);

@@ -3,19 +3,19 @@
 //! A connection that sends no whole request head for [`HEAD_TIME_MAX`] is closed, be it slow or idle. An answer may take as long
 //! as it likes: requests for work and the event stream are meant to. How long a body may take is bounded where it is read.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
 };
+use tower_service::Service;
+
+use crate::http::entry::Peer;
 
 /// Connections at once; more wait to be accepted. Every parked request for work and every listener has one.
 const CONNECTIONS_MAX: usize = 20 * 1024;
@@ -39,8 +39,8 @@ pub async fn serve(
             _ = stopping.wait_for(|stop| *stop) => break,
             // A handler that panicked took its connection with it, and nothing else.
             Some(_) = connections.join_next() => {}
-            stream = accept(&listener), if connections.len() < CONNECTIONS_MAX => {
-                connections.spawn(converse(stream, router.clone(), head_time_max, stop.clone()));
+            (stream, peer) = accept(&listener), if connections.len() < CONNECTIONS_MAX => {
+                connections.spawn(converse(stream, Peer(peer), router.clone(), head_time_max, stop.clone()));
             }
         }
     }
@@ -48,10 +48,10 @@ pub async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             Err(error) if ended_before(&error) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept a connection");
@@ -69,16 +69,21 @@ fn ended_before(error: &io::Error) -> bool {
 
 async fn converse(
     stream: TcpStream,
+    peer: Peer,
     router: Router,
     head_time_max: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small answers must not wait for more; without it they are only slower.
     let _ = stream.set_nodelay(true);
+    let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_time_max)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
     let stopping = async {
         let _ = stop.wait_for(|stop| *stop).await;

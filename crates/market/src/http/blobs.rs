@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::code;
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -14,7 +15,7 @@ use futures::StreamExt;
 use protocol::Hash;
 use store::{BlobError, ByteRange};
 
-use super::{Octets, Problems, Shared, extract::Id};
+use super::{Octets, Problems, Shared, entry::Payer, extract::Id};
 use crate::{auth::Caller, failure::Failure};
 
 /// A blob never changes.
@@ -35,6 +36,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub async fn put(
     State(app): State<Shared>,
     _caller: Caller,
+    Extension(payer): Extension<Payer>,
     Id(hash): Id<Hash>,
     headers: HeaderMap,
     body: Body,
@@ -63,6 +65,7 @@ pub async fn put(
     upload.write(gathered.freeze()).await?;
     let length = upload.finish().await?;
     app.metrics.blob_bytes_in.inc_by(length);
+    payer.charge(&app, length);
     Ok(StatusCode::CREATED)
 }
 
@@ -77,6 +80,7 @@ pub async fn put(
         Problems))]
 pub async fn get(
     State(app): State<Shared>,
+    Extension(payer): Extension<Payer>,
     Id(hash): Id<Hash>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -99,6 +103,7 @@ pub async fn get(
     };
     let reader = app.blobs.read(&hash, range.clone().map(ByteRange::Bounded)).await?;
     let sent = reader.range.end - reader.range.start;
+    payer.charge(&app, sent);
     let metrics = app.metrics.clone();
     let stream = reader.into_stream().inspect(move |piece| {
         if let Ok(piece) = piece {

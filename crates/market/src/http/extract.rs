@@ -11,13 +11,16 @@ use axum::{
 use protocol::Hash;
 use serde::de::DeserializeOwned;
 
-use super::{App, Shared};
+use super::{App, Shared, entry::Known};
 use crate::{auth::Caller, failure::Failure};
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        if let Some(Known(caller)) = parts.extensions.get() {
+            return Ok(*caller);
+        }
         let value = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         app.auth.caller(value)
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use api::{Health, MarketInfo, Reason, code};
 use axum::{Json, extract::State, http::header, response::IntoResponse};
+use engine::{CheckState, WorkerState};
 
 use super::{Problems, Shared};
 use crate::failure::Failure;
@@ -71,15 +72,33 @@ pub async fn market(State(app): State<Shared>) -> Result<Json<MarketInfo>, Failu
 pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Failure> {
     let metrics = app.metrics.clone();
     app.committer
-        .query(move |state, _| {
-            let open = state.jobs().values().filter(|job| !job.state.ended());
-            let (jobs, waiting) = open.fold((0, 0), |(n, units), job| (n + 1, units + job.waiting_units()));
+        .query(move |state, now_ms| {
+            let (mut jobs, mut waiting, mut checking) = (0, 0, 0);
+            for job in state.jobs().values().filter(|job| !job.state.ended()) {
+                jobs += 1;
+                waiting += job.waiting_units();
+                checking += job.checking_units;
+            }
             metrics.jobs_open.set(jobs);
             metrics.units_waiting.set(waiting as i64);
-            metrics
-                .workers_online
-                .set(state.workers().values().filter(|worker| worker.online()).count() as i64);
+            metrics.units_checking.set(checking as i64);
+            let mut states = [("idle", 0), ("busy", 0), ("draining", 0), ("gone", 0)];
+            for worker in state.workers().values() {
+                let state = match worker.state() {
+                    WorkerState::Idle => 0,
+                    WorkerState::Busy => 1,
+                    WorkerState::Draining => 2,
+                    WorkerState::Gone(_) => 3,
+                };
+                states[state].1 += 1;
+            }
+            metrics.workers_online.set(states[0].1 + states[1].1);
+            metrics.set_workers(states);
             metrics.leases_active.set(state.leases().len() as i64);
+            let undecided =
+                state.checks().values().filter(|check| !matches!(check.state, CheckState::Decided { .. }));
+            let oldest_ms = undecided.map(|check| now_ms.saturating_sub(check.since_ms)).max();
+            metrics.settlement_lag.set(oldest_ms.unwrap_or_default() as f64 / 1000.0);
         })
         .await?;
     app.metrics.blob_bytes.set(app.blobs.total_bytes() as i64);

@@ -53,6 +53,7 @@ pub async fn submit(
     check_joins(&app, &request).await?;
     let manifest = app.blobs.put(request.manifest.to_bytes().into()).await?;
     let spec = spec(&request, &plan, manifest)?;
+    let room = app.quotas.job(&app.committer, caller.account, spec.units(), key.map(|(key, _)| key)).await?;
     let submission = Submission { owner: caller.account, spec, budget: request.budget, key };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, _, answer| match answer {
@@ -60,6 +61,7 @@ pub async fn submit(
             _ => None,
         });
     let job = submitted.await?.ok_or_else(|| Failure::internal("a submitted job is not there"))?;
+    room.used();
     Ok((StatusCode::CREATED, Json(job)))
 }
 

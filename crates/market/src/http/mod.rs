@@ -2,6 +2,7 @@
 
 mod accounts;
 mod blobs;
+pub(crate) mod entry;
 mod events;
 mod extract;
 mod health;
@@ -32,8 +33,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::Auth, committer::Committer, failure::Failure, follower::Follower, keys::Secrets, live::Live,
-    metrics::Metrics,
+    auth::Auth, committer::Committer, failure::Failure, follower::Follower, keys::Secrets, limits::Limiter,
+    live::Live, metrics::Metrics, quotas::Keeper,
 };
 
 /// Bytes of an ordinary request's body.
@@ -63,6 +64,12 @@ pub(crate) struct App {
     pub secrets: Secrets,
     /// What operators measure.
     pub metrics: Arc<Metrics>,
+    /// How fast each caller may ask.
+    pub limiter: Limiter,
+    /// How much each account may have.
+    pub quotas: Keeper,
+    /// Makes a request's span part of its caller's trace.
+    pub adopt_parent: Option<crate::AdoptParent>,
     /// Most tokens of one deposit, where there is a faucet.
     pub faucet: Option<protocol::Amount>,
     /// Turns true when the market stops.
@@ -208,6 +215,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .fallback(web::asset)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::map_response(harden))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), entry::pass))
         .with_state(app)
 }
 

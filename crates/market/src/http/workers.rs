@@ -84,9 +84,11 @@ pub async fn announce(
     }
     let AnnounceRequest { instance, device, version, offer } = request;
     let worker = caller.key;
+    let room = app.quotas.worker(&app.committer, caller.account, worker).await?;
     let command = Command::Announce { worker, instance, device, version, offer };
     let announced =
         app.committer.decide(command, move |state, now, _| view::worker(state, worker, now)).await?;
+    room.used();
     announced.map(Json).ok_or_else(|| Failure::internal("an announced worker is not there"))
 }
 

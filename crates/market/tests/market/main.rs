@@ -9,6 +9,7 @@ mod contract;
 mod durability;
 mod events;
 mod judge;
+mod limits;
 mod lists;
 mod rig;
 mod spine;
