@@ -40,6 +40,8 @@ pub fn measure(report: &mut Report) {
         outputs_exact: vec![true],
         policy: Policy::Audit { rate_min_ppm: 0 },
         work: Default::default(),
+        devices: 1,
+        replicas: 1,
     };
     let spec = JobSpec::plain("no-op".into(), JobKind::Batch, "[]".into(), stage);
     run(&mut state, Command::Submit(Submission { owner: client, spec, budget: None, key: None }.into()));

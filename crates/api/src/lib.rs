@@ -453,6 +453,9 @@ pub struct HeartbeatRequest {
 pub struct HeartbeatAnswer {
     /// Leases of the request that the worker no longer holds: stop working on them.
     pub lost: Vec<LeaseId>,
+    /// Leases to yield: commit what is finished of each at the end of the unit that runs, and release the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub yields: Vec<LeaseId>,
     /// Why the worker is idle, or what it is doing.
     pub reason: Reason,
 }
@@ -588,11 +591,19 @@ pub enum ReceiptResult {
         lease: LeaseId,
         /// What the worker's owner was paid.
         paid: Amount,
+        /// The lease of the units after those that the receipt covers, if it covers only the first of its lease: go on with
+        /// it, or release it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rest: Option<Box<Lease>>,
     },
     /// Journaled; paid once its checks pass.
     Checking {
         /// The lease.
         lease: LeaseId,
+        /// The lease of the units after those that the receipt covers, if it covers only the first of its lease: go on with
+        /// it, or release it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rest: Option<Box<Lease>>,
     },
     /// Refused; nothing changed.
     Refused {

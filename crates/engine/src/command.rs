@@ -88,7 +88,7 @@ pub enum Command {
         /// Why.
         release: Release,
     },
-    /// A worker commits to results.
+    /// A worker commits to results: of all units of a lease, or of the first few of a package, to go on with the others.
     Commit {
         /// The signed body; the signature was verified.
         receipt: Box<Receipt>,
@@ -159,10 +159,20 @@ pub enum Answer {
     Job(JobId),
     /// The leases granted, perhaps none.
     Leases(Vec<LeaseId>),
-    /// Leases of a heartbeat that the worker does not hold.
-    Lost(Vec<LeaseId>),
+    /// What a heartbeat brings back.
+    Heard {
+        /// Its leases that the worker does not hold.
+        lost: Vec<LeaseId>,
+        /// Leases of which the worker shall commit what is finished and give the rest back.
+        yields: Vec<LeaseId>,
+    },
     /// What became of a receipt.
-    Receipt(ReceiptOutcome),
+    Receipt {
+        /// What became of it.
+        outcome: ReceiptOutcome,
+        /// The lease of the units that it left out, if it covered only the first of its lease.
+        rest: Option<LeaseId>,
+    },
 }
 
 /// What became of a receipt.

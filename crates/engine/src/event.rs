@@ -177,6 +177,28 @@ pub enum Event {
     },
     /// The market was down and is back: leases and workers get the time they could not use.
     Resumed,
+    /// A worker commits to the first units of a lease and goes on with the others under a new one.
+    LeaseSplit {
+        /// The lease; it now covers the first units only.
+        lease: LeaseId,
+        /// How many these are.
+        units: u32,
+        /// The lease of the others.
+        rest: LeaseId,
+        /// Their package.
+        package: PackageId,
+        /// When the new lease ends however often it is renewed.
+        deadline_ms_max: u64,
+    },
+    /// A worker is asked to commit what it has finished of a lease and to give the rest back.
+    YieldAsked {
+        /// The lease.
+        lease: LeaseId,
+        /// The job of a higher priority that needs the device.
+        job: JobId,
+        /// When the lease ends if the worker does not heed.
+        until_ms: u64,
+    },
 }
 
 impl Event {
@@ -186,6 +208,7 @@ impl Event {
             Self::JobSubmitted { .. }
             | Self::LeaseEnded { .. }
             | Self::ReceiptCommitted { .. }
+            | Self::LeaseSplit { .. }
             | Self::PackageRejected { .. }
             | Self::WorkerLeft { .. }
             | Self::WorkerDraining { .. } => true,
@@ -202,6 +225,8 @@ pub struct JobSpec {
     pub name: String,
     /// The queue segment.
     pub kind: JobKind,
+    /// The class it is served in.
+    pub priority: Priority,
     /// How outputs become files: JSON that only clients read.
     pub joins_json: String,
     /// What is computed, in the order in which units are numbered; a plain job has one.
@@ -235,6 +260,24 @@ pub struct Stage {
     pub policy: Policy,
     /// What one unit costs a device, as estimated at submission.
     pub work: UnitWork,
+    /// Units that must run at the same time, each on a device of its own; 1 when they need not.
+    pub devices: u32,
+    /// Owners that compute each unit at the same time, so that losing one costs no time; 1 for none but the first.
+    pub replicas: u32,
+}
+
+/// The class a job is served in. A higher one may reclaim devices from a lower one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+pub enum Priority {
+    /// Whatever is left over.
+    Low,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Before the usual.
+    High,
+    /// At once.
+    Urgent,
 }
 
 /// Where an input of a stage comes from.
@@ -323,7 +366,7 @@ pub struct Place {
 impl JobSpec {
     /// A job of one stage that is run once.
     pub fn plain(name: String, kind: JobKind, joins_json: String, stage: Stage) -> Self {
-        Self { name, kind, joins_json, stages: vec![stage], iterate: None }
+        Self { name, kind, priority: Priority::Normal, joins_json, stages: vec![stage], iterate: None }
     }
 
     /// Iterations at most.
@@ -482,6 +525,8 @@ pub enum EndCause {
     },
     /// The job ended or the check was settled without it.
     NotNeeded,
+    /// The market asked for it back, for a job of a higher priority; counts against nobody.
+    Preempted,
 }
 
 /// Why a worker is gone.

@@ -141,7 +141,8 @@ impl State {
                     }
                 };
                 let (digest, worker) = (receipt.digest(), receipt.worker);
-                self.closed.insert(receipt.lease, Closed { worker, receipt: digest, paid: None });
+                let rest = self.split.remove(&receipt.lease);
+                self.closed.insert(receipt.lease, Closed { worker, receipt: digest, paid: None, rest });
                 while self.closed.len() > self.params.closed_leases_max as usize {
                     self.closed.pop_first();
                 }
@@ -243,6 +244,16 @@ impl State {
                 take(&mut account.escrowed, *refund);
                 add(&mut account.available, *refund);
             }
+            Event::LeaseSplit { lease, units, rest, package, deadline_ms_max } => {
+                self.split_lease(*lease, *units, *rest, *package, *deadline_ms_max);
+            }
+            Event::YieldAsked { lease, job, until_ms } => {
+                let entry = self.leases.get_mut(lease).expect(CORRUPT);
+                entry.yields_to = Some(*job);
+                entry.deadline_ms_max = entry.deadline_ms_max.min(*until_ms);
+                let until = entry.deadline_ms.min(*until_ms);
+                self.renew(*lease, until);
+            }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
                 for id in ids {
@@ -328,8 +339,37 @@ impl State {
         let entry = self.worker(worker);
         entry.leases.insert(id);
         let owner = entry.owner;
-        self.leases.insert(id, Lease { worker, owner, job, work, generation, deadline_ms, deadline_ms_max });
+        self.leases.insert(
+            id,
+            Lease { worker, owner, job, work, generation, deadline_ms, deadline_ms_max, yields_to: None },
+        );
         self.deadlines.insert((deadline_ms, id));
+    }
+
+    fn split_lease(
+        &mut self,
+        id: LeaseId,
+        units: u32,
+        rest: LeaseId,
+        rest_package: PackageId,
+        deadline_ms_max: u64,
+    ) {
+        let lease = self.leases.get_mut(&id).expect(CORRUPT);
+        let Work::Package { package, job, run } = lease.work else { panic!("{CORRUPT}") };
+        assert!(units > 0 && units < run.count, "{CORRUPT}");
+        let (head, tail) = run.split(units);
+        lease.work = Work::Package { package, job, run: head };
+        let work = Work::Package { package: rest_package, job, run: tail };
+        let new = Lease { work, deadline_ms_max, ..lease.clone() };
+        (self.next.lease, self.next.package) = (rest.0, rest_package.0);
+        let entry = self.packages.get_mut(&package).expect(CORRUPT);
+        entry.run = head;
+        let package = Package { run: tail, state: PackageState::Leased(rest), ..entry.clone() };
+        self.packages.insert(rest_package, package);
+        self.worker(new.worker).leases.insert(rest);
+        self.deadlines.insert((new.deadline_ms, rest));
+        self.leases.insert(rest, new);
+        self.split.insert(id, rest);
     }
 
     /// Takes `run` from the head of the waiting run that begins with it; answers its attempts and whom to avoid.

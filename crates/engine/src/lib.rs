@@ -30,8 +30,8 @@ pub mod v1;
 pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
 pub use decide::decide;
 pub use event::{
-    CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Requirements,
-    Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
+    CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Priority,
+    Requirements, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use invariants::{Violation, violations};
 pub use params::Params;

@@ -39,6 +39,8 @@ pub struct State {
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
     pub(crate) late: BTreeMap<LeaseId, Late>,
+    /// Leases that were split and whose receipt is not folded yet, with the lease of the rest.
+    pub(crate) split: BTreeMap<LeaseId, LeaseId>,
     /// Workers that may be given first work: online and not the market's verifier.
     pub(crate) providers: BTreeSet<PublicKey>,
 }
@@ -450,6 +452,8 @@ pub struct Lease {
     pub deadline_ms: u64,
     /// When it ends however often it was renewed.
     pub deadline_ms_max: u64,
+    /// The job of a higher priority that the worker was asked to yield to.
+    pub yields_to: Option<JobId>,
 }
 
 /// A lease that expired while its units wait untouched: its receipt is still taken.
@@ -470,6 +474,8 @@ pub(crate) struct Closed {
     pub receipt: Hash,
     /// What was paid, once the package was accepted.
     pub paid: Option<Amount>,
+    /// The lease of the units that the receipt left out.
+    pub rest: Option<LeaseId>,
 }
 
 /// The first answer to an idempotency key.

@@ -162,6 +162,7 @@ impl From<OldSpec> for crate::JobSpec {
         Self {
             name: old.name,
             kind: old.kind,
+            priority: Default::default(),
             joins_json: old.joins_json,
             stages: vec![Stage {
                 name: String::new(),
@@ -180,6 +181,8 @@ impl From<OldSpec> for crate::JobSpec {
                 outputs_exact: old.outputs_exact,
                 policy: old.policy,
                 work: Default::default(),
+                devices: 1,
+                replicas: 1,
             }],
             iterate: None,
         }

@@ -155,7 +155,7 @@ fn heartbeats_keep_a_lease_but_not_for_ever() {
         let beat =
             Command::Heartbeat { worker: key(1), instance: "one".into(), leases: vec![lease, LeaseId(99)] };
         let answer = world.run(beat).expect("alive").answer;
-        assert_eq!(answer, Answer::Lost(vec![LeaseId(99)]));
+        assert_eq!(answer, Answer::Heard { lost: vec![LeaseId(99)], yields: vec![] });
     }
     // 30 s and twice the unit's one second are over now.
     world.advance(3_000);

@@ -52,7 +52,11 @@ fn history() -> World {
         let release = Release::Failed { code: "timed_out".into(), detail: "too slow".into() };
         world.run(Command::Release { worker: key(4), lease, generation, release }).expect("released");
     }
-    world.submit(spec(2, AUDIT));
+    let mut large = spec(2, AUDIT);
+    large.stages[0].package_units = Some(2);
+    world.submit(large);
+    let lease = world.lease(key(4), 1)[0];
+    world.checkpoint(lease, 1).expect("a unit is left");
     world.finish(&[key(3), key(4)]);
     world
 }
@@ -102,7 +106,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert_eq!(borsh::to_vec(&event).expect("serialises"), bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 19, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 20, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

@@ -843,6 +843,8 @@ mod tests {
             outputs_exact: vec![true],
             policy: engine::Policy::Audit { rate_min_ppm: 0 },
             work: Default::default(),
+            devices: 1,
+            replicas: 1,
         };
         let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
         let submission = engine::Submission { owner: ADA, spec, budget: None, key: None };

@@ -126,6 +126,14 @@ impl Projection {
                     self.leases.insert(*lease, (job, *worker));
                 }
             }
+            Event::LeaseSplit { lease, rest, .. } => {
+                if let Some(held) = self.leases.get(lease).copied() {
+                    self.leases.insert(*rest, held);
+                }
+            }
+            Event::YieldAsked { lease, .. } => {
+                changes.workers.extend(self.leases.get(lease).map(|(_, worker)| *worker));
+            }
             Event::LeaseEnded { lease, .. } => {
                 if let Some((job, worker)) = self.leases.remove(lease) {
                     changes.jobs.insert(job);

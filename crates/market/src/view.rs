@@ -288,7 +288,7 @@ fn inputs(stage: &engine::Stage) -> Vec<protocol::InputSplit> {
     stage.inputs.iter().filter_map(blob).collect()
 }
 
-fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
+pub fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
     let lease = state.leases().get(&id)?;
     let units = state.lease_units(lease);
     let stage = state.jobs().get(&lease.job)?.spec.stage_of(units.first()?.first);

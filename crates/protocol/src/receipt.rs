@@ -30,6 +30,16 @@ pub struct UnitRun {
 }
 
 impl UnitRun {
+    /// The first `count` units, and those after them.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn split(self, count: u32) -> (Self, Self) {
+        let rest = Self { first: self.first + u64::from(count), count: self.count - count };
+        (Self { count, ..self }, rest)
+    }
+
     /// The unit indices.
     pub fn units(self) -> impl Iterator<Item = u64> {
         self.first..self.first + u64::from(self.count)

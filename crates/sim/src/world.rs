@@ -782,8 +782,8 @@ impl World<'_> {
                 None
             }
             Body::Beat { leases } => match self.decide(Command::Heartbeat { worker, instance, leases }) {
-                Ok(Answer::Lost(leases)) if leases.is_empty() => None,
-                Ok(Answer::Lost(leases)) => Some(Reply::Lost { leases }),
+                Ok(Answer::Heard { lost, .. }) if lost.is_empty() => None,
+                Ok(Answer::Heard { lost, .. }) => Some(Reply::Lost { leases: lost }),
                 Err(Rejection::WorkerUnknown) => Some(Reply::Unknown),
                 _ => None,
             },
@@ -954,6 +954,8 @@ impl World<'_> {
                 Verification::Quorum(agree) => Policy::Quorum { agree },
             },
             work: UnitWork::default(),
+            devices: 1,
+            replicas: 1,
         };
         let spec = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stage);
         self.specs.push(spec);

@@ -293,7 +293,7 @@ mod tests {
             let problem = Problem::new(code::REQUEST_INVALID, "a receipt cannot be read", "correct it");
             return (StatusCode::BAD_REQUEST, serde_json::to_string(&problem).unwrap()).into_response();
         }
-        let accepted = |lease| ReceiptResult::Accepted { lease: LeaseId(lease), paid: Amount(1) };
+        let accepted = |lease| ReceiptResult::Accepted { lease: LeaseId(lease), paid: Amount(1), rest: None };
         Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect() }).into_response()
     }
 

@@ -151,6 +151,8 @@ export interface HeartbeatAnswer {
   lost: LeaseId[];
   /** Why the worker is idle, or what it is doing. */
   reason: Reason;
+  /** Leases to yield: commit what is finished of each at the end of the unit that runs, and release the rest. */
+  yields?: LeaseId[];
 }
 
 /** `POST /v1/workers/{id}/heartbeat`. */
@@ -729,11 +731,21 @@ export type ReceiptResult =
     lease: LeaseId;
     /** What the worker's owner was paid. */
     paid: Amount;
+    /**
+     * The lease of the units after those that the receipt covers, if it covers only the first of its lease: go on with
+     * it, or release it.
+     */
+    rest?: Lease | null;
     status: 'accepted';
   }
   | {
     /** The lease. */
     lease: LeaseId;
+    /**
+     * The lease of the units after those that the receipt covers, if it covers only the first of its lease: go on with
+     * it, or release it.
+     */
+    rest?: Lease | null;
     status: 'checking';
   }
   | {

@@ -39,15 +39,19 @@ impl Deciding<'_> {
         while granted.len() < packages_max as usize {
             let Some(Grant { work, generation, units, time_ms_max }) = self.next_work(worker) else { break };
             let lease = LeaseId(self.state.next.lease + 1);
-            let params = &self.state.params;
-            // However often a heartbeat renews it: twice the time its units may take, and a lease's length to spare.
-            let work_ms = time_ms_max.saturating_mul(units).saturating_mul(2);
-            let deadline_ms = self.now_ms + params.lease_ms;
-            let deadline_ms_max = deadline_ms + work_ms.min(LEASE_MS_MAX);
+            let deadline_ms = self.now_ms + self.state.params.lease_ms;
+            let deadline_ms_max = self.lease_deadline_ms_max(time_ms_max, units);
             self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
             granted.push(lease);
         }
         Ok(Answer::Leases(granted))
+    }
+
+    /// When a lease granted now ends however often a heartbeat renews it: twice the time its units may take, and a lease's
+    /// length to spare.
+    pub(super) fn lease_deadline_ms_max(&self, time_ms_max: u64, units: u64) -> u64 {
+        let work_ms = time_ms_max.saturating_mul(units).saturating_mul(2);
+        self.now_ms + self.state.params.lease_ms + work_ms.min(LEASE_MS_MAX)
     }
 
     pub(super) fn release(
@@ -65,6 +69,7 @@ impl Deciding<'_> {
             return Err(Rejection::LeaseStale { lease: id, expected: lease.generation, found: generation });
         }
         let cause = match release {
+            Release::Returned if lease.yields_to.is_some() => crate::EndCause::Preempted,
             Release::Returned => crate::EndCause::Returned,
             Release::Failed { code, detail } => crate::EndCause::Failed { code, detail },
         };

@@ -1,6 +1,6 @@
 //! Receipts: from a commitment to the draw of its checks.
 
-use protocol::{CheckId, Hash, OutputCommitment, PackageId, Receipt, Signature};
+use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature};
 
 use super::Deciding;
 use crate::{
@@ -25,7 +25,7 @@ impl Deciding<'_> {
                 Err(Rejection::ReceiptDuplicate(receipt.lease))
             } else {
                 let outcome = closed.paid.map_or(ReceiptOutcome::Checking, ReceiptOutcome::Accepted);
-                Ok(Answer::Receipt(outcome))
+                Ok(Answer::Receipt { outcome, rest: closed.rest })
             };
         }
         let (work, worker, generation, job) = self.answered_work(&receipt)?;
@@ -39,10 +39,17 @@ impl Deciding<'_> {
         if job != receipt.job {
             return Err(Rejection::ReceiptInvalid("it names another job"));
         }
-        let expected: Vec<u64> = match work {
+        let mut expected: Vec<u64> = match work {
             Work::Package { run, .. } => run.units().collect(),
             Work::Check { check } => self.state.checks[&check].units.clone(),
         };
+        // A checkpoint: the first units of a package whose worker goes on with the others. Not of a late one, nor of a check.
+        let checkpoint = matches!(work, Work::Package { .. })
+            && self.state.leases.contains_key(&receipt.lease)
+            && (1..expected.len()).contains(&(receipt.units as usize));
+        if checkpoint {
+            expected.truncate(receipt.units as usize);
+        }
         let same_units = receipt.units as usize == expected.len()
             && units.len() == expected.len()
             && units.iter().zip(&expected).all(|((found, _), wanted)| found == wanted);
@@ -54,6 +61,7 @@ impl Deciding<'_> {
             return Err(Rejection::ReceiptInvalid("a unit has another number of outputs than the manifest"));
         }
         let lease = receipt.lease;
+        let work = if checkpoint { self.split_lease(lease, receipt.units) } else { work };
         let outputs = units.into_iter().map(|(_, outputs)| outputs).collect();
         let sequence = self.state.seq;
         self.emit(Event::ReceiptCommitted { receipt, signature, outputs, work });
@@ -65,8 +73,26 @@ impl Deciding<'_> {
             }
             Work::Check { check } => self.compare_commitments(check),
         }
-        let paid = self.state.closed.get(&lease).and_then(|closed| closed.paid);
-        Ok(Answer::Receipt(paid.map_or(ReceiptOutcome::Checking, ReceiptOutcome::Accepted)))
+        let closed = self.state.closed.get(&lease);
+        let (paid, rest) = closed.map_or((None, None), |closed| (closed.paid, closed.rest));
+        let outcome = paid.map_or(ReceiptOutcome::Checking, ReceiptOutcome::Accepted);
+        Ok(Answer::Receipt { outcome, rest })
+    }
+
+    /// Cuts a lease after its first `units`; answers what it still covers.
+    fn split_lease(&mut self, id: LeaseId, units: u32) -> Work {
+        let lease = &self.state.leases[&id];
+        let unit = self.state.lease_units(lease)[0];
+        let time_ms_max = self.state.jobs[&lease.job].spec.stage_of(unit.first).time_ms_max;
+        let left = u64::from(unit.count - units);
+        // As if the rest had been granted now, but never longer than a worker that was asked to yield may keep it.
+        let deadline_ms_max = match lease.yields_to {
+            Some(_) => lease.deadline_ms_max,
+            None => self.lease_deadline_ms_max(time_ms_max, left),
+        };
+        let (rest, package) = (LeaseId(self.state.next.lease + 1), PackageId(self.state.next.package + 1));
+        self.emit(Event::LeaseSplit { lease: id, units, rest, package, deadline_ms_max });
+        self.state.leases[&id].work
     }
 
     /// The work a receipt answers: that of an active lease, or of an expired one whose units still wait untouched.

@@ -91,8 +91,10 @@ impl Deciding<'_> {
     ) -> Result<Answer, Rejection> {
         let held = &self.live_worker(worker, instance)?.leases;
         let (renewed, lost) = leases.iter().partition(|lease| held.contains(lease));
+        let asked = |lease: &LeaseId| self.state.leases[lease].yields_to.is_some();
+        let yields = held.iter().copied().filter(asked).collect();
         self.emit(Event::WorkerSeen { worker, renewed });
-        Ok(Answer::Lost(lost))
+        Ok(Answer::Heard { lost, yields })
     }
 
     pub(super) fn leave(

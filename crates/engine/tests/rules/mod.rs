@@ -57,6 +57,8 @@ pub fn stage(units: u64, policy: Policy) -> Stage {
         outputs_exact: vec![true],
         policy,
         work: UnitWork::default(),
+        devices: 1,
+        replicas: 1,
     }
 }
 
@@ -137,12 +139,23 @@ impl World {
 
     /// The receipt for a lease and its units; `lie` 0 is the honest result.
     pub fn receipt(&self, id: LeaseId, lie: u8) -> (Receipt, Vec<(u64, Vec<OutputCommitment>)>) {
+        self.receipt_of_first(id, usize::MAX, lie)
+    }
+
+    /// The receipt for the first `count` units of a lease.
+    pub fn receipt_of_first(
+        &self,
+        id: LeaseId,
+        count: usize,
+        lie: u8,
+    ) -> (Receipt, Vec<(u64, Vec<OutputCommitment>)>) {
         let lease = &self.state.leases()[&id];
         let units: Vec<_> = self
             .state
             .lease_units(lease)
             .into_iter()
             .flat_map(|run| run.units())
+            .take(count)
             .map(|unit| (unit, vec![output(lease.job, unit, lie)]))
             .collect();
         let leaves: Vec<_> =
@@ -171,9 +184,20 @@ impl World {
         let seed = Hash::of_parts(&[b"secret", &receipt.digest().0]);
         let command = Command::Commit { receipt: receipt.into(), signature: Signature([0; 64]), units, seed };
         self.run(command).map(|decision| match decision.answer {
-            Answer::Receipt(outcome) => outcome,
+            Answer::Receipt { outcome, .. } => outcome,
             other => panic!("{other:?}"),
         })
+    }
+
+    /// Commits the first `count` units of a lease; answers the lease of the rest.
+    pub fn checkpoint(&mut self, lease: LeaseId, count: usize) -> Option<LeaseId> {
+        let (receipt, units) = self.receipt_of_first(lease, count, 0);
+        let seed = Hash::of_parts(&[b"secret", &receipt.digest().0]);
+        let command = Command::Commit { receipt: receipt.into(), signature: Signature([0; 64]), units, seed };
+        match self.run(command).expect("the first units are taken").answer {
+            Answer::Receipt { rest, .. } => rest,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn commit(&mut self, lease: LeaseId, lie: u8) -> Result<ReceiptOutcome, Rejection> {

@@ -233,6 +233,8 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
             Verify::Quorum { agree } => Policy::Quorum { agree },
         },
         work: UnitWork::default(),
+        devices: 1,
+        replicas: 1,
     };
     let joins = serde_json::to_string(&request.joins).map_err(Failure::internal)?;
     Ok(JobSpec::plain(request.name.clone(), request.manifest.kind, joins, stage))

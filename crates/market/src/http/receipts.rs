@@ -14,7 +14,7 @@ use engine::{Answer, Command, ReceiptOutcome};
 use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
 
 use super::{App, Problems, Shared, extract::RawBody};
-use crate::{auth::Caller, failure::Failure};
+use crate::{auth::Caller, failure::Failure, view};
 
 /// Receipts of one request.
 const RECEIPTS_MAX: usize = 64;
@@ -97,7 +97,17 @@ pub async fn receipts(
     let results = if commands.is_empty() {
         Vec::new()
     } else {
-        app.committer.decide_all(commands, |_, _, results| results).await?
+        let answers = |state: &engine::State, now_ms, results: Vec<_>| {
+            let with_rest = |answer| match answer {
+                Answer::Receipt { outcome, rest } => {
+                    let rest = rest.and_then(|rest| view::lease(state, now_ms, rest)).map(Box::new);
+                    (outcome, rest)
+                }
+                _ => (ReceiptOutcome::Checking, None),
+            };
+            results.into_iter().map(|result: Result<_, _>| result.map(with_rest)).collect()
+        };
+        app.committer.decide_all(commands, answers).await?
     };
     let mut results = results.into_iter();
     let results: Vec<_> = slots
@@ -108,10 +118,10 @@ pub async fn receipts(
                 Some(Ok(answer)) => {
                     app.metrics.units.inc_by(units.into());
                     match answer {
-                        Answer::Receipt(ReceiptOutcome::Accepted(paid)) => {
-                            ReceiptResult::Accepted { lease, paid }
+                        (ReceiptOutcome::Accepted(paid), rest) => {
+                            ReceiptResult::Accepted { lease, paid, rest }
                         }
-                        _ => ReceiptResult::Checking { lease },
+                        (ReceiptOutcome::Checking, rest) => ReceiptResult::Checking { lease, rest },
                     }
                 }
                 Some(Err(rejection)) => {

@@ -176,8 +176,9 @@ pub async fn heartbeat(
     let HeartbeatRequest { instance, leases } = request;
     let command = Command::Heartbeat { worker, instance, leases };
     let answer = app.committer.decide(command, move |state, now, answer| {
-        let lost = if let Answer::Lost(lost) = answer { lost } else { Vec::new() };
-        HeartbeatAnswer { lost, reason: view::reason_of(state, worker, now) }
+        let (lost, yields) =
+            if let Answer::Heard { lost, yields } = answer { (lost, yields) } else { Default::default() };
+        HeartbeatAnswer { lost, yields, reason: view::reason_of(state, worker, now) }
     });
     Ok(Json(answer.await?))
 }
