@@ -9,6 +9,7 @@
 mod blob;
 mod error;
 mod journal;
+mod leaders;
 mod location;
 mod read_model;
 mod server;
@@ -18,6 +19,7 @@ pub mod testing;
 pub use blob::{BlobOptions, BlobReader, BlobStore, BlobUpload};
 pub use error::{BlobError, StoreError};
 pub use journal::{Group, Journal, JournalOptions};
+pub use leaders::{LeaderRow, Leaders};
 pub use location::{Location, ServerUrl};
 pub use object_store::GetRange as ByteRange;
 pub use read_model::{

@@ -201,7 +201,7 @@ mod tests {
             ("data/journal.db", "data/journal.db"),
             ("postgres://ada:secret@db.example/plexus", "postgres://db.example:5432/plexus"),
             ("postgresql://ada:secret@db:26257/p?sslmode=require", "postgres://db:26257/p"),
-            ("postgres:///p?host=/var/run/postgresql&user=ada", "postgres:///var/run/postgresql:5432/p"),
+            ("postgres:///p?host=/var/run/postgresql&user=ada", "postgres:///var/run/postgresql/p"),
         ] {
             let location = Location::parse(text).expect(text);
             assert_eq!(location.to_string(), shown);
