@@ -505,12 +505,65 @@ pub struct Lease {
     pub job: JobId,
     /// The blob with the manifest.
     pub manifest: Hash,
-    /// The units to run, in order.
+    /// The units to run, in order. All are of one stage and one iteration.
     pub units: Vec<UnitRun>,
-    /// The job's inputs.
-    pub inputs: Vec<InputSplit>,
+    /// The number of the first unit of that stage and iteration: unit `u` is number `u - unit_base` where an input is split.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub unit_base: u64,
+    /// The stage's inputs.
+    pub inputs: Vec<LeaseInput>,
     /// When the lease ends unless a heartbeat renews it, in milliseconds from now.
     pub expires_in_ms: u32,
+}
+
+/// Where an input's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum LeaseInput {
+    /// From one blob, each unit its part.
+    Split(InputSplit),
+    /// From what other units put out.
+    Gathered(GatheredInput),
+}
+
+impl LeaseInput {
+    /// Bytes a unit sees.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Split(split) => split.length,
+            Self::Gathered(gathered) => gathered.length,
+        }
+    }
+}
+
+/// An input that is made of other units' outputs. Each unit sees `length` bytes of some of the blobs, one after the other;
+/// what is missing to `length` is zero.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GatheredInput {
+    /// The outputs that the lease's units read.
+    pub blobs: Vec<Hash>,
+    /// What each unit reads of them, in the order of the lease's units.
+    pub units: Vec<GatheredUnit>,
+    /// Bytes a unit sees.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub length: u64,
+}
+
+/// What one unit reads: of the blobs `[first, first + count)`, concatenated, the bytes from `offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GatheredUnit {
+    /// The first blob's number in the list.
+    pub first: u32,
+    /// How many blobs.
+    pub count: u32,
+    /// Where the unit begins in them, in bytes.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub offset: u64,
 }
 
 /// `POST /v1/leases/{id}/release`: gives a lease back.

@@ -298,7 +298,8 @@ pub fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
         job: lease.job,
         manifest: stage.manifest,
         units,
-        inputs: inputs(stage),
+        unit_base: 0,
+        inputs: inputs(stage).into_iter().map(api::LeaseInput::Split).collect(),
         expires_in_ms: u32::try_from(lease.deadline_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX),
     })
 }

@@ -356,6 +356,7 @@ mod tests {
             job: JobId(1),
             manifest: Hash::of(b"a program"),
             units: vec![],
+            unit_base: 0,
             inputs: vec![],
             expires_in_ms: 1000,
         };

@@ -225,6 +225,7 @@ mod tests {
             job: JobId(1),
             manifest: Hash::of(program.as_bytes()),
             units: vec![UnitRun { first: 0, count }],
+            unit_base: 0,
             inputs: vec![],
             expires_in_ms: 1000,
         }

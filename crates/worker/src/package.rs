@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use api::{ReleaseCause, code};
+use api::{LeaseInput, ReleaseCause, code};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{Hash, InputSplit};
@@ -31,6 +31,8 @@ pub(crate) struct Package {
     pub(crate) program: Arc<Program>,
     /// Unit indices, in package order.
     pub(crate) units: Vec<u64>,
+    /// The same as numbers in their stage, as inputs are split.
+    places: Vec<u64>,
     inputs: Vec<Input>,
 }
 
@@ -63,7 +65,7 @@ pub(crate) struct Programs(Mutex<VecDeque<Arc<Program>>>);
 impl Package {
     /// What unit number `position` of the package sees.
     pub(crate) fn inputs(&self, position: usize) -> Vec<Bytes> {
-        self.inputs.iter().map(|input| input.unit(self.units[position], position)).collect()
+        self.inputs.iter().map(|input| input.unit(self.places[position], position)).collect()
     }
 }
 
@@ -106,19 +108,24 @@ pub(crate) async fn prepare(context: &Context, holding: Arc<Holding>) -> Result<
         return Err(program_failed(format!("a package of {count} units is not acceptable")));
     }
     let units: Vec<u64> = lease.units.iter().flat_map(|run| run.units()).collect();
+    let places: Option<Vec<u64>> = units.iter().map(|unit| unit.checked_sub(lease.unit_base)).collect();
+    let places = places.ok_or_else(|| program_failed("a unit comes before its stage"))?;
     let program = program(context, lease.manifest).await?;
     let lengths: Vec<u64> = program.plan.input_lengths().collect();
-    let given: Vec<u64> = lease.inputs.iter().map(|split| split.length).collect();
+    let given: Vec<u64> = lease.inputs.iter().map(LeaseInput::length).collect();
     if lengths != given {
         return Err(program_failed(format!(
             "the manifest has inputs of {lengths:?} bytes and the lease gives {given:?}"
         )));
     }
     let mut inputs = Vec::with_capacity(lease.inputs.len());
-    for split in &lease.inputs {
-        inputs.push(input(context, split, &units).await?);
+    for input_of in &lease.inputs {
+        let LeaseInput::Split(split) = input_of else {
+            return Err(program_failed("this worker cannot gather other units' outputs"));
+        };
+        inputs.push(input(context, split, &places).await?);
     }
-    Ok(Package { holding: holding.clone(), program, units, inputs })
+    Ok(Package { holding: holding.clone(), program, units, places, inputs })
 }
 
 async fn input(context: &Context, split: &InputSplit, units: &[u64]) -> Result<Input, Refusal> {

@@ -131,6 +131,29 @@ export type Event =
 /** The word `exact`. */
 export type Exact = 'exact';
 
+/**
+ * An input that is made of other units' outputs. Each unit sees `length` bytes of some of the blobs, one after the other;
+ * what is missing to `length` is zero.
+ */
+export interface GatheredInput {
+  /** The outputs that the lease's units read. */
+  blobs: Hash[];
+  /** Bytes a unit sees. */
+  length: string;
+  /** What each unit reads of them, in the order of the lease's units. */
+  units: GatheredUnit[];
+}
+
+/** What one unit reads: of the blobs `[first, first + count)`, concatenated, the bytes from `offset`. */
+export interface GatheredUnit {
+  /** How many blobs. */
+  count: number;
+  /** The first blob's number in the list. */
+  first: number;
+  /** Where the unit begins in them, in bytes. */
+  offset: string;
+}
+
 export type Hash = string;
 
 /** `GET /v1/health`. */
@@ -348,13 +371,15 @@ export interface Lease {
   generation: number;
   /** The lease. */
   id: LeaseId;
-  /** The job's inputs. */
-  inputs: InputSplit[];
+  /** The stage's inputs. */
+  inputs: LeaseInput[];
   /** The job. */
   job: JobId;
   /** The blob with the manifest. */
   manifest: Hash;
-  /** The units to run, in order. */
+  /** The number of the first unit of that stage and iteration: unit `u` is number `u - unit_base` where an input is split. */
+  unit_base?: string;
+  /** The units to run, in order. All are of one stage and one iteration. */
   units: UnitRun[];
 }
 
@@ -367,6 +392,9 @@ export interface LeaseAnswer {
 }
 
 export type LeaseId = string;
+
+/** Where an input's bytes come from. */
+export type LeaseInput = InputSplit | GatheredInput;
 
 /** `POST /v1/leases`: a long poll. */
 export interface LeaseRequest {

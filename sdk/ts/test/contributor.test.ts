@@ -2,7 +2,7 @@
 
 import { afterEach, expect, test } from 'vitest';
 
-import type { Lease, Manifest, SignedReceipt } from '../src/api.js';
+import type { InputSplit, Lease, Manifest, SignedReceipt } from '../src/api.js';
 import { packageRoot, receiptBytes } from '../src/bytes.js';
 import { Client } from '../src/client.js';
 import { GpuError } from '../src/gpu/index.js';
@@ -219,7 +219,7 @@ test('of a large blob only what the units need is fetched', async () => {
   const { contributor, until } = await contribute(market, async () => adder());
   contributor.start();
   await until(paid(2));
-  const blob = `/v1/blobs/${lease.inputs[0]?.blob}`;
+  const blob = `/v1/blobs/${(lease.inputs[0] as InputSplit).blob}`;
   const MiB = 1024 * 1024;
   const asked = market.calls.filter((call) => call.path === blob).map((call) => call.range);
   // The length is asked for once, without a range; the third unit lies beyond the end and needs nothing.
@@ -272,7 +272,7 @@ test('a pause does not wait for a range that does not come', async () => {
 test('inputs beyond the memory that the manifest claims are refused before they are fetched', async () => {
   const market = new FakeMarket();
   const lease = await market.addLease(1);
-  const input = lease.inputs[0] as Lease['inputs'][0];
+  const input = lease.inputs[0] as InputSplit;
   input.length = '1025';
   const { contributor, until } = await contribute(market, async () => adder());
   contributor.start();

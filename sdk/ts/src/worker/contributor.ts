@@ -316,7 +316,14 @@ export class Contributor {
       range: (hash: Hash, first: number, after: number) =>
         this.#patiently(held, end, () => this.#client.blobRange(hash, first, after, closed)),
     };
-    return PackageInputs.open(source, lease.inputs, unitsOf(lease));
+    const splits = lease.inputs.filter((input) => 'blob' in input);
+    if (splits.length < lease.inputs.length) throw new Error("this worker cannot gather other units' outputs");
+    const base = parseU64(lease.unit_base ?? '0');
+    return PackageInputs.open(
+      source,
+      splits,
+      unitsOf(lease).map((unit) => unit - base),
+    );
   }
 
   /** Runs a package's units; what comes back still has to be committed. */
