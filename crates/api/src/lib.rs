@@ -389,6 +389,13 @@ pub struct AnnounceRequest {
     pub offer: WorkerOffer,
 }
 
+/// `POST /v1/blobs`: what a batch held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BlobsAnswer {
+    /// The SHA-256 of each blob, in the order of the batch. All of them are there and durable.
+    pub blobs: Vec<Hash>,
+}
+
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

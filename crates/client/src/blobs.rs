@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use api::BlobsAnswer;
 use bytes::{Bytes, BytesMut};
-use protocol::Hash;
+use protocol::{Hash, batch};
 use reqwest::{Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 
@@ -41,6 +42,17 @@ impl Client {
     /// Uploads `bytes`, whose hash the caller knows, without asking first.
     pub async fn put_blob(&self, hash: &Hash, bytes: Bytes) -> Result<(), Error> {
         self.send(&Call::put(format!("/v1/blobs/{hash}"), bytes).signed_in()).await.map(drop)
+    }
+
+    /// Uploads small blobs in one request and returns their hashes. The bounds are those of [`protocol::batch`].
+    pub async fn put_blobs(&self, blobs: &[Bytes]) -> Result<Vec<Hash>, Error> {
+        let call = Call::post_bytes("/v1/blobs", batch::frame(blobs).into()).signed_in();
+        let answer: BlobsAnswer = self.json(&call).await?;
+        let hashes: Vec<Hash> = blobs.iter().map(|blob| Hash::of(blob)).collect();
+        if answer.blobs != hashes {
+            return Err(self.unexpected(&call, "the market stored other blobs than were sent"));
+        }
+        Ok(hashes)
     }
 
     /// The whole blob, checked against its hash. A blob of more than `length_max` bytes is refused before it is read.

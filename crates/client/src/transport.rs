@@ -46,6 +46,13 @@ impl Call {
         call
     }
 
+    /// Bytes that may be sent twice.
+    pub(crate) fn post_bytes(path: impl Into<String>, bytes: Bytes) -> Self {
+        let mut call = Self::new(Method::POST, path).repeatable().timeout(None);
+        call.body = Some((bytes, "application/octet-stream"));
+        call
+    }
+
     pub(crate) fn post(path: impl Into<String>, body: &impl serde::Serialize) -> Self {
         let mut call = Self::new(Method::POST, path);
         let json = serde_json::to_vec(body).expect("requests have string keys and finite numbers");

@@ -5,6 +5,7 @@
 //! not know what a market decides or how a GPU runs.
 
 mod amount;
+pub mod batch;
 mod device;
 mod expression;
 mod hash;

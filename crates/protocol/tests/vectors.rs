@@ -10,7 +10,8 @@ use curve25519_dalek::{
 };
 use plexus_protocol::{
     Amount, Expression, ExpressionError, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment,
-    PublicKey, Receipt, SecretKey, Signable, Signature, UnitId, UnitLeaf, UnitStatus, merkle, package_root,
+    PublicKey, Receipt, SecretKey, Signable, Signature, UnitId, UnitLeaf, UnitStatus, batch, merkle,
+    package_root,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
@@ -31,6 +32,7 @@ fn the_committed_vectors_are_what_the_code_computes() {
         "receipts": receipts(),
         "signatures": signatures(),
         "splits": splits(),
+        "batches": batches(),
         "manifests": manifests(),
         "expressions": expressions(),
     });
@@ -98,6 +100,17 @@ fn ids() -> Value {
         assert!(text.parse::<JobId>().is_err(), "{text:?}");
     }
     json!({ "valid": valid, "unit": { "text": unit, "job": "job-42", "index": "7" }, "invalid": invalid })
+}
+
+fn batches() -> Value {
+    let valid = [vec![0], vec![3, 0, 65_536], vec![1; 5]].map(|lengths| {
+        let blobs: Vec<_> = lengths.iter().enumerate().map(|(i, n)| bytes(*n, i as u32)).collect();
+        let batch = batch::frame(&blobs);
+        assert_eq!(batch::parts(&batch).expect("well formed").len(), blobs.len());
+        let (head, hash) = (4 + 4 * blobs.len(), Hash::of(&batch));
+        json!({ "lengths": lengths, "head": hex::encode(&batch[..head]), "sha256": hash })
+    });
+    json!(valid)
 }
 
 fn amounts() -> Value {

@@ -31,6 +31,12 @@ export interface AnnounceRequest {
 /** The word `auto`. */
 export type Auto = 'auto';
 
+/** `POST /v1/blobs`: what a batch held. */
+export interface BlobsAnswer {
+  /** The SHA-256 of each blob, in the order of the batch. All of them are there and durable. */
+  blobs: Hash[];
+}
+
 /** A named buffer. Exactly one of `input`, `blob`, `output` and `scratch` says where its bytes come from or go to. */
 export interface Buffer {
   /** Filled from this blob, the same for every unit. */

@@ -6,6 +6,7 @@
 import type {
   Account,
   AnnounceRequest,
+  BlobsAnswer,
   Challenge,
   ChallengeRequest,
   Health,
@@ -30,6 +31,7 @@ import type {
   Unit,
   Worker,
 } from './api.js';
+import { batchOf } from './batch.js';
 import { blobId, type Hash } from './hash.js';
 import type { Signer } from './keys.js';
 
@@ -244,6 +246,21 @@ export class Client {
       repeatable: true,
       timeoutMs: 10 * TIMEOUT_MS,
     });
+  }
+
+  /** Uploads small blobs in one request; the bounds are those of `batch.ts`. The caller knows their hashes. */
+  async putBlobs(blobs: readonly { hash: Hash; bytes: Uint8Array<ArrayBuffer> }[]): Promise<void> {
+    const { blobs: stored } = await this.#json<BlobsAnswer>('/v1/blobs', {
+      method: 'POST',
+      bytes: batchOf(blobs.map(({ bytes }) => bytes)),
+      signedIn: true,
+      repeatable: true,
+      timeoutMs: 10 * TIMEOUT_MS,
+    });
+    for (const [index, { hash }] of blobs.entries()) {
+      const found = stored[index];
+      if (found !== hash) throw new BlobMismatchError(hash, found ?? 'nothing');
+    }
   }
 
   /** Uploads `bytes` and returns their hash. */

@@ -2,6 +2,7 @@
 
 export * from './api.js';
 export * from './amount.js';
+export * from './batch.js';
 export * from './bytes.js';
 export * from './client.js';
 export * from './expression.js';

@@ -58,6 +58,22 @@ class FakeMarket {
     return lease;
   }
 
+  /** Takes a batch apart. */
+  async #store(batch: Uint8Array<ArrayBuffer>): Promise<string[]> {
+    const view = new DataView(batch.buffer, batch.byteOffset);
+    const count = view.getUint32(0, true);
+    const hashes: string[] = [];
+    let at = 4 + 4 * count;
+    for (let i = 0; i < count; i++) {
+      const bytes = batch.slice(at, at + view.getUint32(4 + 4 * i, true));
+      at += bytes.length;
+      hashes.push(await blobId(bytes));
+      this.blobs.set(hashes.at(-1) as string, bytes);
+    }
+    expect(at).toBe(batch.length);
+    return hashes;
+  }
+
   fetch = async (url: any, init: any = {}): Promise<Response> => {
     const path = String(url).slice(this.address.length);
     const body = typeof init.body === 'string' ? JSON.parse(init.body) : init.body;
@@ -67,6 +83,7 @@ class FakeMarket {
     const other = this.override?.(path, body);
     if (other) return other;
     const json = (value: unknown, status = 200) => new Response(JSON.stringify(value), { status });
+    if (path === '/v1/blobs') return json({ blobs: await this.#store(body) });
     if (path.startsWith('/v1/blobs/')) {
       const hash = path.slice('/v1/blobs/'.length);
       if (init.method === 'PUT') this.blobs.set(hash, body.slice());

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 
 import type { Buffer, InputSplit, OutputCommitment, Receipt } from '../src/api.js';
 import { fromTokens, parseAmount, shareBps, toTokens } from '../src/amount.js';
+import { batchOf } from '../src/batch.js';
 import { commitmentTo, packageRoot, parseU64, receiptBytes, receiptDigest, unitLeafBytes } from '../src/bytes.js';
 import { Expression, ExpressionError } from '../src/expression.js';
 import { digest, fromHex, toHex } from '../src/hash.js';
@@ -33,6 +34,14 @@ const utf8 = new TextEncoder();
 function bytes(length: number, seed: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length }, (_, i) => ((Math.imul(i, 2_654_435_761) + seed) >>> 13) & 0xff);
 }
+
+test('batches of blobs', () => {
+  for (const { lengths, head, sha256 } of vectors.batches) {
+    const batch = batchOf(lengths.map((length: number, i: number) => bytes(length, i)));
+    expect(toHex(batch.subarray(0, 4 + 4 * lengths.length))).toBe(head);
+    expect(toHex(digest(batch))).toBe(sha256);
+  }
+});
 
 test('hashes', () => {
   for (const { text, sha256 } of vectors.hashes) expect(toHex(digest(utf8.encode(text)))).toBe(sha256);

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use api::code;
+use api::{BlobsAnswer, code};
 use axum::{
-    Extension,
+    Extension, Json,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -12,10 +12,14 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use protocol::Hash;
+use protocol::{Hash, batch};
 use store::{BlobError, ByteRange};
 
-use super::{Octets, Problems, Shared, entry::Payer, extract::Id};
+use super::{
+    Octets, Problems, Shared,
+    entry::Payer,
+    extract::{Id, RawBody},
+};
 use crate::{auth::Caller, failure::Failure};
 
 /// A blob never changes.
@@ -67,6 +71,29 @@ pub async fn put(
     app.metrics.blob_bytes_in.inc_by(length);
     payer.charge(&app, length);
     Ok(StatusCode::CREATED)
+}
+
+/// Upload several small blobs at once
+///
+/// The body: how many blobs, the length of each, both as u32 in little-endian order, then their bytes without gaps. At most
+/// 1 024 blobs of at most 64 KiB each, 8 MiB together. All are durable when the answer comes; their names are the hashes in it.
+#[utoipa::path(post, path = "/v1/blobs", tag = "blobs", operation_id = "put_blobs",
+    request_body(content = Octets, content_type = "application/octet-stream"), security(("token" = [])),
+    responses((status = 200, body = BlobsAnswer), Problems))]
+pub async fn put_all(
+    State(app): State<Shared>,
+    _caller: Caller,
+    Extension(payer): Extension<Payer>,
+    RawBody(batch): RawBody,
+) -> Result<Json<BlobsAnswer>, Failure> {
+    let ranges = batch::parts(&batch).map_err(|error| {
+        let fix = "send count, lengths and bytes as /v1/openapi.json says; larger blobs go one by one";
+        Failure::new(code::REQUEST_INVALID, error.to_string(), fix)
+    })?;
+    let blobs = app.blobs.put_all(ranges.into_iter().map(|range| batch.slice(range)).collect()).await?;
+    app.metrics.blob_bytes_in.inc_by(batch.len() as u64);
+    payer.charge(&app, batch.len() as u64);
+    Ok(Json(BlobsAnswer { blobs }))
 }
 
 /// Fetch a blob, or a range of it

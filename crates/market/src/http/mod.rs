@@ -195,7 +195,10 @@ fn documented() -> OpenApiRouter<Shared> {
     let blobs = OpenApiRouter::new()
         .routes(routes!(blobs::put, blobs::get, blobs::head))
         .layer(DefaultBodyLimit::disable());
-    plain.merge(submission).merge(receipts).merge(blobs)
+    let batch = OpenApiRouter::new()
+        .routes(routes!(blobs::put_all))
+        .layer(DefaultBodyLimit::max(protocol::batch::BATCH_BODY_BYTES_MAX));
+    plain.merge(submission).merge(receipts).merge(blobs).merge(batch)
 }
 
 /// The OpenAPI document, as it is committed in `docs/openapi.json`.

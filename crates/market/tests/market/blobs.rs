@@ -1,10 +1,10 @@
 //! Blobs over HTTP.
 
 use api::code;
-use protocol::Hash;
+use protocol::{Hash, batch};
 use reqwest::{Method, StatusCode};
 
-use crate::rig::{Rig, bad};
+use crate::rig::{Rig, bad, good};
 
 #[tokio::test]
 async fn a_blob_is_read_whole_in_ranges_and_not_twice() {
@@ -54,6 +54,32 @@ async fn bytes_that_do_not_match_their_hash_leave_nothing() {
     let problem = bad(person.put(&hash, b"something else").await).await;
     assert_eq!(problem.code, code::BLOB_MISMATCH);
     assert_eq!(rig.problem(&format!("/v1/blobs/{hash}")).await.code, code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn small_blobs_are_stored_together_each_under_its_own_hash() {
+    let rig = Rig::start().await;
+    let person = rig.person(1).await;
+    let send = |batch: Vec<u8>| person.request(Method::POST, "/v1/blobs").body(batch).send();
+    let blobs: [&[u8]; 4] = [b"one", b"", b"three", b"one"];
+    let answer: api::BlobsAnswer = good(send(batch::frame(&blobs)).await.expect("an answer")).await;
+    assert_eq!(answer.blobs, blobs.map(Hash::of));
+    for (hash, bytes) in answer.blobs.iter().zip(blobs) {
+        let found = rig.http.get(rig.url(&format!("/v1/blobs/{hash}"))).send().await.expect("an answer");
+        assert_eq!(found.bytes().await.expect("a body"), bytes);
+    }
+
+    let mut cut = batch::frame(&[b"cut off"]);
+    cut.pop();
+    assert_eq!(bad(send(cut).await.expect("an answer")).await.code, code::REQUEST_INVALID);
+    let hash = Hash::of(b"cut of");
+    assert_eq!(rig.problem(&format!("/v1/blobs/{hash}")).await.code, code::NOT_FOUND);
+    let large = batch::frame(&[vec![0; batch::BATCH_BLOB_BYTES_MAX + 1]]);
+    assert_eq!(bad(send(large).await.expect("an answer")).await.code, code::REQUEST_INVALID);
+    let long = vec![0; batch::BATCH_BODY_BYTES_MAX + 1];
+    assert_eq!(bad(send(long).await.expect("an answer")).await.code, code::REQUEST_TOO_LARGE);
+    let stranger = rig.http.post(rig.url("/v1/blobs")).body(batch::frame(&blobs)).send().await;
+    assert_eq!(bad(stranger.expect("an answer")).await.code, code::UNAUTHENTICATED);
 }
 
 #[tokio::test]
