@@ -21,7 +21,7 @@ use protocol::{Amount, DeviceFacts, Hash, InputSplit, JobId, SecretKey, WorkerKi
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::watch;
-use worker::{CacheConfig, Config, Device, DeviceError, Handle, Program, Status, UnitOutput};
+use worker::{CacheConfig, Config, Device, DeviceError, Handle, Program, Status, Terms, UnitOutput};
 
 /// What the device does with a unit, by its number and how often it was run before.
 type Behaviour = dyn Fn(u32, u32) -> Act + Send + Sync;
@@ -198,6 +198,7 @@ impl World {
             cache: CacheConfig { dir: Some(self.folder.path().join("cache")), ..CacheConfig::default() },
             version: "test".into(),
             instance: None,
+            terms: Terms::default(),
         };
         worker::start(config, device).unwrap()
     }

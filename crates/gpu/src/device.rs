@@ -8,13 +8,18 @@ use std::{
 use protocol::{DeviceFacts, DeviceLimits, Hash, WorkerKind};
 use wgpu::{Backends, DeviceType, Features, InstanceDescriptor, InstanceFlags};
 
-use crate::{error::GpuError, flaw};
+use crate::{error::GpuError, flaw, speed};
 
 /// The environment variable that selects an adapter where the caller does not.
 pub const ADAPTER_VARIABLE: &str = "PLEXUS_ADAPTER";
 
 /// Bytes of idle buffers that are kept for the next program.
 const POOL_BYTES_MAX: u64 = 256 << 20;
+
+/// What nearly every graphics card in use has at least.
+const DISCRETE_MEMORY_BYTES: u64 = 4 << 30;
+/// What a device that shares the machine's memory may take of it.
+const SHARED_MEMORY_BYTES: u64 = 2 << 30;
 
 /// An open device. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -25,6 +30,7 @@ pub struct Gpu {
     pub(crate) tick_ns: Option<f32>,
     facts: Arc<DeviceFacts>,
     loop_rounds_max: Option<u32>,
+    memory_bytes_guess: u64,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -180,7 +186,12 @@ impl Gpu {
         let tick_ns =
             required_features.contains(Features::TIMESTAMP_QUERY).then(|| queue.get_timestamp_period());
         let facts = Arc::new(facts(adapter));
-        let mut gpu = Self { device, queue, tick_ns, facts, loop_rounds_max: None, shared };
+        let memory_bytes_guess = match adapter.get_info().device_type {
+            DeviceType::DiscreteGpu => DISCRETE_MEMORY_BYTES,
+            _ => SHARED_MEMORY_BYTES,
+        };
+        let mut gpu =
+            Self { device, queue, tick_ns, facts, loop_rounds_max: None, memory_bytes_guess, shared };
         // Only software devices are known to have this flaw, and trying takes them milliseconds.
         if adapter.get_info().device_type == DeviceType::Cpu {
             gpu.loop_rounds_max = flaw::loop_rounds_max(&gpu)?;
@@ -205,6 +216,19 @@ impl Gpu {
     /// early. A kernel with more is for other devices.
     pub fn loop_rounds_max(&self) -> Option<u32> {
         self.loop_rounds_max
+    }
+
+    /// How fast it multiplies and adds 32-bit floats, in MFLOP/s, measured now. Takes about a quarter of a second, and longer
+    /// while others use the device.
+    pub fn mflops(&self) -> Result<u64, GpuError> {
+        self.alive()?;
+        speed::mflops(self)
+    }
+
+    /// Memory that jobs may take together when nobody says, in bytes. Graphics interfaces do not tell how much a device has, so
+    /// this is what nearly all of its kind have.
+    pub fn memory_bytes_guess(&self) -> u64 {
+        self.memory_bytes_guess
     }
 
     /// Whether the device is still there.

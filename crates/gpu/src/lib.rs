@@ -11,6 +11,7 @@ mod calibration;
 mod device;
 mod error;
 mod flaw;
+mod speed;
 mod unit;
 
 pub use crate::{

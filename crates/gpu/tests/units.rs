@@ -233,3 +233,13 @@ fn loops_run_to_their_end_except_where_a_driver_is_known_not_to() {
     let expected = GPU.facts().adapter.contains("llvmpipe").then_some(65_535);
     assert_eq!(GPU.loop_rounds_max(), expected, "{}", GPU.facts().adapter);
 }
+
+#[test]
+fn a_device_says_how_fast_it_is_and_still_works() {
+    // Nothing computes less than a million products a second, and nothing a hundred thousand times as many as the fastest do.
+    let mflops = GPU.mflops().unwrap();
+    assert!((1..100_000_000_000).contains(&mflops), "{mflops} MFLOP/s");
+    assert!(GPU.memory_bytes_guess() > 0);
+    let program = Program::load(&GPU, add(100, json!(64)), &NO_BLOBS).unwrap();
+    assert_eq!(program.submit(&[bytes(0..100)]).unwrap().wait(TIMEOUT).unwrap().outputs, [bytes(1..101)]);
+}

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use market::Market;
 use protocol::Amount;
 use serde_json::json;
-use worker::{CacheConfig, Config, State};
+use worker::{CacheConfig, Config, State, Terms};
 
 use crate::{exit::Failure, say, signals::Interrupts, wallet, work};
 
@@ -94,6 +94,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             version: work::version(),
             // The lock on the folder keeps a second market, and so a second verifier, away.
             instance: Some("verifier".to_owned()),
+            // It is paid by the market, for checks that nobody else makes: no claim would change what it is given.
+            terms: Terms { measured: false, ..Terms::default() },
         };
         let worker = worker::start(config, work::executor(options.device)?)?;
         tokio::spawn(tell(worker.status()));

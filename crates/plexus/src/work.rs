@@ -9,9 +9,10 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use protocol::{Amount, FLAW_LOOP_ROUNDS, WorkerOffer};
 use serde_json::json;
 use worker::{
-    CacheConfig, Config, State, Status, WorkerError,
+    CacheConfig, Config, State, Status, Terms, WorkerError,
     executor::{Executor, ExecutorCommand},
 };
 
@@ -48,6 +49,12 @@ pub struct Options {
     /// The most that the folder may hold, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     cache_mib_max: u64,
+    /// Device memory that jobs may take together, in MiB [default: 4096 on a graphics card, else 2048]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Work only for jobs that pay at least this many tokens a compute second (a second of a 1 TFLOP/s device)
+    #[arg(long, value_name = "TOKENS", value_parser = Amount::from_tokens, default_value = "0")]
+    ask: Amount,
     /// Print the status as a line of JSON whenever it changes
     #[arg(long)]
     pub json: bool,
@@ -78,7 +85,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     };
     let mut interrupts = Interrupts::listen()?;
     let market = options.market.with(key)?;
-    let config = Config { market, cache, version: version(), instance: None };
+    let memory_bytes = options.memory.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
+    let terms = Terms { ask: options.ask, memory_bytes, ..Terms::default() };
+    let config = Config { market, cache, version: version(), instance: None, terms };
     let mut worker = worker::start(config, executor(options.device)?)?;
     let mut status = worker.status();
     let mut display = Display::new(options.json);
@@ -172,6 +181,7 @@ impl Display {
             }
         }
         let device_is_news = self.shown.as_ref().is_none_or(|(shown, _)| shown.device != status.device);
+        let offer_is_news = self.shown.as_ref().is_none_or(|(shown, _)| shown.offer != status.offer);
         self.shown = Some((status.clone(), now));
         if self.json {
             let mut value = serde_json::to_value(status).unwrap_or_default();
@@ -180,6 +190,9 @@ impl Display {
         } else {
             if device_is_news && let Some(device) = &status.device {
                 self.note(&format!("worker {} on {} ({})", status.worker, device.adapter, device.backend));
+            }
+            if offer_is_news && status.offer != WorkerOffer::default() {
+                self.note(&offered(&status.offer));
             }
             if self.bar.is_none() {
                 say::out(&line(status, rate));
@@ -200,6 +213,25 @@ impl Display {
             bar.finish();
         }
     }
+}
+
+/// What the market is told beside the device's facts.
+fn offered(offer: &WorkerOffer) -> String {
+    let mut text = match offer.claimed_mflops {
+        0 => String::new(),
+        mflops => format!("measured {}.{} GFLOP/s, ", mflops / 1000, mflops % 1000 / 100),
+    };
+    text += &match offer.memory_bytes {
+        0 => format!("lends its memory to up to {} jobs at a time", offer.slots),
+        bytes => format!("lends {} MiB to up to {} jobs at a time", bytes >> 20, offer.slots),
+    };
+    if offer.ask > Amount(0) {
+        text += &format!(", asks {} tokens a compute second", offer.ask.to_tokens());
+    }
+    if offer.flaws.iter().any(|flaw| flaw == FLAW_LOOP_ROUNDS) {
+        text += "; loops of more than 65,535 rounds end early on this device, and jobs may exclude that";
+    }
+    text
 }
 
 fn line(status: &Status, rate: f64) -> String {

@@ -124,17 +124,14 @@ async fn upload(
     });
     let failed = |detail: String| Refusal { cause: ReleaseCause::DeviceFailed, detail };
     let (outputs, commitments) = hashed.await.map_err(|error| failed(error.to_string()))?;
-    for bytes in outputs {
+    for (bytes, commitment) in outputs.into_iter().zip(&commitments) {
         let mut backoff = Backoff::default();
         loop {
             if holding.is_over() {
                 return Err(failed("the lease is over".into()));
             }
-            let permit = context.uploads.acquire().await;
-            let result = context.client.upload_blob(bytes.clone()).await;
-            drop(permit);
-            match result {
-                Ok(_) => break,
+            match context.uploads.put(&context.client, commitment.blob, bytes.clone()).await {
+                Ok(()) => break,
                 Err(error) if may_pass(&error) => context.wait_for_market(&error, &mut backoff).await,
                 Err(error) => return Err(failed(format!("an output could not be uploaded: {error}"))),
             }
@@ -244,7 +241,9 @@ mod tests {
         response::{Html, IntoResponse, Response},
         routing::post,
     };
-    use protocol::{Amount, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, SecretKey, WorkerKind};
+    use protocol::{
+        Amount, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, SecretKey, WorkerKind, WorkerOffer,
+    };
     use tokio::sync::watch;
 
     use super::*;
@@ -342,7 +341,7 @@ mod tests {
             client,
             identity,
             market,
-            facts(),
+            (facts(), WorkerOffer::default()),
             cache,
             board,
             watch::Sender::new(Stop::No).subscribe(),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, code};
 use client::Client;
 use protocol::{DeviceFacts, PublicKey, WorkerOffer};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::{
     WorkerError,
@@ -14,6 +14,7 @@ use crate::{
     leases::{Holding, Leases},
     package::{Programs, Refusal},
     status::{Board, reason},
+    uploads::Uploads,
 };
 
 /// How the worker is asked to end.
@@ -50,8 +51,6 @@ pub(crate) fn may_pass(error: &client::Error) -> bool {
     error.is_transient() || matches!(error, client::Error::Answer { .. })
 }
 
-/// Outputs uploaded at the same time.
-const UPLOADS_AT_ONCE: usize = 8;
 /// Attempts to give a lease back; if all fail, it expires.
 const RELEASES_MAX: u32 = 3;
 /// Longest text that a release carries.
@@ -64,12 +63,13 @@ pub(crate) struct Context {
     pub(crate) instance: String,
     pub(crate) version: String,
     pub(crate) market: MarketInfo,
+    pub(crate) offer: WorkerOffer,
     pub(crate) cache: Cache,
     pub(crate) programs: Programs,
     pub(crate) leases: Leases,
     pub(crate) board: Arc<Board>,
     pub(crate) stop: watch::Receiver<Stop>,
-    pub(crate) uploads: Semaphore,
+    pub(crate) uploads: Uploads,
     device: watch::Sender<DeviceState>,
     announcing: tokio::sync::Mutex<()>,
 }
@@ -79,7 +79,7 @@ impl Context {
         client: Client,
         (worker, instance, version): (PublicKey, String, String),
         market: MarketInfo,
-        facts: DeviceFacts,
+        (facts, offer): (DeviceFacts, WorkerOffer),
         cache: Cache,
         board: Arc<Board>,
         stop: watch::Receiver<Stop>,
@@ -90,12 +90,13 @@ impl Context {
             instance,
             version,
             market,
+            offer,
             cache,
             programs: Programs::default(),
             leases: Leases::new(board.clone()),
             board,
             stop,
-            uploads: Semaphore::new(UPLOADS_AT_ONCE),
+            uploads: Uploads::default(),
             device: watch::Sender::new(DeviceState { facts, works: true }),
             announcing: tokio::sync::Mutex::default(),
         }
@@ -158,7 +159,7 @@ impl Context {
                 instance: self.instance.clone(),
                 device: self.device(),
                 version: self.version.clone(),
-                offer: WorkerOffer::default(),
+                offer: self.offer.clone(),
             };
             match self.client.announce(&request).await {
                 Ok(worker) => {

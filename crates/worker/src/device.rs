@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use bytes::Bytes;
 use program::Plan;
 use protocol::{DeviceFacts, Hash, Manifest};
@@ -35,6 +36,17 @@ pub struct UnitOutput {
     pub device_us: u64,
 }
 
+/// What a device showed when it was tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Measured {
+    /// Speed of 32-bit floating-point arithmetic, in MFLOP/s; 0 where nobody measured it.
+    pub mflops: u64,
+    /// Memory that jobs may take together when its owner says nothing, in bytes; 0 where nobody knows.
+    pub memory_bytes: u64,
+    /// Known flaws, by the names of the protocol, sorted.
+    pub flaws: Vec<String>,
+}
+
 /// Why a device did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -59,6 +71,11 @@ impl DeviceError {
 pub trait Device: Send + 'static {
     /// Starts it, or starts it again after a failure. Nothing is loaded then.
     fn start(&mut self) -> impl Future<Output = Result<DeviceFacts, DeviceError>> + Send;
+
+    /// Tries what it can do. Takes a fraction of a second, during which nothing else runs.
+    fn measure(&self) -> impl Future<Output = Result<Measured, DeviceError>> + Send + 'static + use<Self> {
+        std::future::ready(Ok(Measured::default()))
+    }
 
     /// Makes a program ready.
     fn load(

@@ -20,12 +20,13 @@ mod leases;
 mod package;
 mod runner;
 mod status;
+mod uploads;
 
 use std::{sync::Arc, time::Duration};
 
 use api::{HeartbeatRequest, LeaseRequest, LeaveRequest, code};
 use client::Client;
-use protocol::PublicKey;
+use protocol::{Amount, PublicKey, WorkerOffer};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -42,7 +43,7 @@ use crate::{
 };
 pub use crate::{
     cache::CacheConfig,
-    device::{Device, DeviceError, Program, UnitOutput},
+    device::{Device, DeviceError, Measured, Program, UnitOutput},
     status::{State, Status},
 };
 
@@ -59,6 +60,11 @@ const LEAVE_TIME_MAX: Duration = Duration::from_secs(3);
 /// Prepared packages that wait for the device.
 const PREPARED_MAX: usize = 64;
 
+/// Jobs that share a device when nobody says: a long one, a short one beside it, and two that are verified.
+const SLOTS: u32 = 4;
+/// Measuring a device takes at most this long.
+const MEASURE_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// What a worker needs to know.
 #[derive(Clone)]
 pub struct Config {
@@ -71,6 +77,27 @@ pub struct Config {
     /// Names this process among others with the same key; random when absent. Whoever makes sure that there is never another
     /// one gives a name that stays: then what a former process still held is given back at once, not when it expires.
     pub instance: Option<String>,
+    /// On what terms it works.
+    pub terms: Terms,
+}
+
+/// On what terms a worker lends its device.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// The least that a compute second (a second of the reference device) must pay.
+    pub ask: Amount,
+    /// Device memory that jobs may take together, in bytes; a careful guess when absent.
+    pub memory_bytes: Option<u64>,
+    /// Jobs that may share the device in turns.
+    pub slots: u32,
+    /// Whether the device is measured before it is announced, which takes a fraction of a second.
+    pub measured: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { ask: Amount(0), memory_bytes: None, slots: SLOTS, measured: true }
+    }
 }
 
 /// Why a worker ended by itself.
@@ -167,12 +194,16 @@ async fn live<D: Device>(
     stop: watch::Receiver<Stop>,
 ) -> Result<(), WorkerError> {
     let begin = async {
-        let facts = device.start().await.map_err(|error| WorkerError::Device { reason: error.reason() })?;
+        let failed = |error: DeviceError| WorkerError::Device { reason: error.reason() };
+        let facts = device.start().await.map_err(failed)?;
         board.note(|parts| parts.device = Some(facts.clone()));
+        let measuring = config.terms.measured.then(|| device.measure());
+        let offer = config.terms.offer(measure(measuring).await.map_err(failed)?);
+        board.note(|parts| parts.offer = offer.clone());
         let mut backoff = Backoff::default();
         loop {
             match config.market.market().await {
-                Ok(market) => return Ok((facts, market)),
+                Ok(market) => return Ok((facts, offer, market)),
                 Err(error) if error.is_transient() => {
                     board.note(|parts| {
                         parts.market_trouble = Some(reason("market_unreachable", error.to_string()))
@@ -183,7 +214,7 @@ async fn live<D: Device>(
             }
         }
     };
-    let (facts, market) = tokio::select! {
+    let (facts, offer, market) = tokio::select! {
         begun = begin => begun?,
         () = until(stop.clone(), Stop::Drain) => {
             device.kill().await;
@@ -194,7 +225,8 @@ async fn live<D: Device>(
     let identity = (worker, config.instance.unwrap_or_else(random_instance), config.version);
     let cache = Cache::new(config.cache);
     let (board, for_context) = (board.clone(), stop.clone());
-    let context = Arc::new(Context::new(config.market, identity, market, facts, cache, board, for_context));
+    let context =
+        Arc::new(Context::new(config.market, identity, market, (facts, offer), cache, board, for_context));
 
     if takes_over {
         // Before anybody works under this name again. If there was nobody, or the market does not answer, so much the better.
@@ -212,6 +244,32 @@ async fn live<D: Device>(
     };
     leave(&context).await;
     result
+}
+
+/// What the device can do, where somebody measures it. One that does not answer is as lost as any other.
+async fn measure(
+    measuring: Option<impl Future<Output = Result<Measured, DeviceError>>>,
+) -> Result<Measured, DeviceError> {
+    let Some(measuring) = measuring else { return Ok(Measured::default()) };
+    match tokio::time::timeout(MEASURE_TIME_MAX, measuring).await {
+        Ok(measured) => measured,
+        Err(_) => {
+            let seconds = MEASURE_TIME_MAX.as_secs();
+            Err(DeviceError::Lost(format!("it could not be measured within {seconds} s")))
+        }
+    }
+}
+
+impl Terms {
+    fn offer(&self, measured: Measured) -> WorkerOffer {
+        WorkerOffer {
+            claimed_mflops: measured.mflops,
+            memory_bytes: self.memory_bytes.unwrap_or(measured.memory_bytes),
+            slots: self.slots,
+            ask: self.ask,
+            flaws: measured.flaws,
+        }
+    }
 }
 
 /// Gives everything back, if the market answers soon.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use api::Reason;
-use protocol::{Amount, DeviceFacts, PublicKey};
+use protocol::{Amount, DeviceFacts, PublicKey, WorkerOffer};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -56,6 +56,8 @@ pub struct Status {
     pub reason: Reason,
     /// Its device, once found.
     pub device: Option<DeviceFacts>,
+    /// What it claims for it and asks, once it was measured.
+    pub offer: WorkerOffer,
     /// Leases it holds.
     pub leases: u32,
     /// Units its device finished.
@@ -92,6 +94,7 @@ pub(crate) struct Parts {
     pub(crate) leases: u32,
     pub(crate) idle: Option<Reason>,
     pub(crate) device: Option<DeviceFacts>,
+    pub(crate) offer: WorkerOffer,
     pub(crate) units_run: u64,
     pub(crate) units_committed: u64,
     pub(crate) units_refused: u64,
@@ -165,6 +168,7 @@ impl Parts {
             state,
             reason,
             device: self.device.clone(),
+            offer: self.offer.clone(),
             leases: self.leases,
             units_run: self.units_run,
             units_committed: self.units_committed,

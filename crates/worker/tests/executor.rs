@@ -152,6 +152,16 @@ async fn a_child_that_dies_is_an_error_and_can_be_started_again() {
 }
 
 #[tokio::test]
+async fn a_device_is_measured_where_it_lives() {
+    let executor = started().await;
+    let measured = executor.measure().await.unwrap();
+    assert!(measured.mflops > 0 && measured.memory_bytes > 0, "{measured:?}");
+    let product = product(&words([2; 16]));
+    executor.load(product.clone()).await.unwrap();
+    runs(&executor, &product).await;
+}
+
+#[tokio::test]
 async fn what_the_runtime_refuses_is_not_the_devices_fault() {
     let executor = started().await;
     let product = product(&words([2; 16]));

@@ -8,8 +8,10 @@ use std::io::{self, Read, Write};
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{DeviceFacts, Hash};
 
+use crate::device::Measured;
+
 /// The version of these messages; parent and child are normally the same binary.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Longest header: a manifest and the texts of its kernels.
 pub(super) const HEADER_BYTES_MAX: usize =
@@ -26,6 +28,8 @@ pub(super) enum Request {
     Load { ticket: u64, program: Hash, manifest: Vec<u8>, kernels: Vec<(Hash, String)> },
     /// Forget it.
     Unload { program: Hash },
+    /// Measure the device.
+    Measure { ticket: u64 },
     /// Run one unit; the body holds its inputs one after the other.
     Run { ticket: u64, program: Hash, input_lengths: Vec<u64> },
 }
@@ -37,6 +41,8 @@ pub(super) enum Reply {
     Ready { version: u32, facts: DeviceFacts },
     /// No device could be opened; the child ends.
     Unavailable { message: String },
+    /// The device was measured.
+    Measured { ticket: u64, result: Result<Measured, Failure> },
     /// A program was built, or not.
     Loaded { ticket: u64, result: Result<(), Failure> },
     /// A unit ended; the body holds its outputs one after the other.

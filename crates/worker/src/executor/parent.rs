@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::frame::{self, Failure, Reply, Request};
-use crate::device::{Device, DeviceError, Program, UnitOutput};
+use crate::device::{Device, DeviceError, Measured, Program, UnitOutput};
 
 /// Opening a device takes at most this long; a cold driver takes seconds.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
@@ -85,6 +85,7 @@ struct Outgoing {
 #[derive(Debug)]
 enum Answer {
     Loaded,
+    Measured(Measured),
     Ran(UnitOutput),
     Failed(Failure),
 }
@@ -158,6 +159,20 @@ impl Device for Executor {
     async fn start(&mut self) -> Result<DeviceFacts, DeviceError> {
         self.kill().await;
         self.spawn().await
+    }
+
+    fn measure(&self) -> impl Future<Output = Result<Measured, DeviceError>> + Send + 'static + use<> {
+        let sent = self.line().and_then(|line| {
+            let (ticket, answer) = line.expect()?;
+            line.send(&Request::Measure { ticket }, Vec::new())?;
+            Ok((line, answer))
+        });
+        async move {
+            match answered(sent?).await? {
+                Answer::Measured(measured) => Ok(measured),
+                _ => Err(DeviceError::Lost("it answered something else".into())),
+            }
+        }
     }
 
     fn load(
@@ -345,6 +360,9 @@ async fn answer(mut stdout: BufReader<ChildStdout>, line: Arc<Line>) {
         let (ticket, answer) = match reply {
             Reply::Loaded { ticket, result } => {
                 (ticket, result.map_or_else(Answer::Failed, |()| Answer::Loaded))
+            }
+            Reply::Measured { ticket, result } => {
+                (ticket, result.map_or_else(Answer::Failed, Answer::Measured))
             }
             Reply::Ran { ticket, result: Err(failure) } => (ticket, Answer::Failed(failure)),
             Reply::Ran { ticket, result: Ok(ran) } => {

@@ -9,9 +9,10 @@ use std::{
 };
 
 use gpu::{Gpu, GpuError, Pending, Program, RING_LENGTH};
-use protocol::Hash;
+use protocol::{FLAW_LOOP_ROUNDS, Hash};
 
 use super::frame::{self, Failure, Ran, Reply, Request};
+use crate::device::Measured;
 
 /// How long the loop looks away from new requests while a unit runs. A request that comes meanwhile waits behind that unit
 /// anyway; only one that the device could begin at once would lose this much.
@@ -108,6 +109,10 @@ impl<W: Write> Device<W> {
             Request::Unload { program } => {
                 self.programs.remove(&program);
             }
+            Request::Measure { ticket } => {
+                let result = self.measure().map_err(failure);
+                frame::write(&mut self.output, &Reply::Measured { ticket, result }, &[])?;
+            }
             Request::Load { ticket, program, manifest, kernels } => {
                 // Building blocks this loop: what is in flight is answered first, so that nothing is charged for the building.
                 while !self.in_flight.is_empty() {
@@ -127,6 +132,14 @@ impl<W: Write> Device<W> {
             }
         }
         Ok(())
+    }
+
+    fn measure(&self) -> Result<Measured, GpuError> {
+        let mut flaws = Vec::new();
+        if self.gpu.loop_rounds_max().is_some() {
+            flaws.push(FLAW_LOOP_ROUNDS.to_owned());
+        }
+        Ok(Measured { mflops: self.gpu.mflops()?, memory_bytes: self.gpu.memory_bytes_guess(), flaws })
     }
 
     fn load(&mut self, id: Hash, manifest: &[u8], kernels: Vec<(Hash, String)>) -> Result<(), Failure> {
