@@ -166,7 +166,7 @@ fn admit(app: &Shared, request: &mut Request, route: &str, caller: Option<Caller
     request.extensions_mut().insert(Payer(Some(who)));
     let admitted = app.limiter.admit(who, class, 1).map_err(|wait| (class, wait));
     let admitted = admitted.and_then(|()| {
-        let bytes = route.starts_with("/v1/blobs/");
+        let bytes = route.starts_with("/v1/blobs");
         let paid = if bytes { app.limiter.admit(who, Class::BlobBytes, 0) } else { Ok(()) };
         paid.map_err(|wait| (Class::BlobBytes, wait))
     });
