@@ -129,7 +129,7 @@ impl State {
                 self.providers.remove(worker);
             }
             Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
-                self.grant(*lease, *worker, *work, *generation, *deadline_ms, *deadline_ms_max);
+                self.grant(*lease, *worker, *work, *generation, at_ms, (*deadline_ms, *deadline_ms_max));
             }
             Event::LeaseEnded { lease, cause } => self.end_lease(*lease, cause),
             Event::ReceiptCommitted { receipt, outputs, work, .. } => {
@@ -245,7 +245,7 @@ impl State {
                 add(&mut account.available, *refund);
             }
             Event::LeaseSplit { lease, units, rest, package, deadline_ms_max } => {
-                self.split_lease(*lease, *units, *rest, *package, *deadline_ms_max);
+                self.split_lease(*lease, *units, (*rest, *package), at_ms, *deadline_ms_max);
             }
             Event::YieldAsked { lease, job, until_ms } => {
                 let entry = self.leases.get_mut(lease).expect(CORRUPT);
@@ -312,8 +312,8 @@ impl State {
         worker: PublicKey,
         work: Work,
         generation: u32,
-        deadline_ms: u64,
-        deadline_ms_max: u64,
+        at_ms: u64,
+        (deadline_ms, deadline_ms_max): (u64, u64),
     ) {
         self.next.lease = id.0;
         let job = match work {
@@ -341,7 +341,17 @@ impl State {
         let owner = entry.owner;
         self.leases.insert(
             id,
-            Lease { worker, owner, job, work, generation, deadline_ms, deadline_ms_max, yields_to: None },
+            Lease {
+                worker,
+                owner,
+                job,
+                work,
+                generation,
+                granted_at_ms: at_ms,
+                deadline_ms,
+                deadline_ms_max,
+                yields_to: None,
+            },
         );
         self.deadlines.insert((deadline_ms, id));
     }
@@ -350,8 +360,8 @@ impl State {
         &mut self,
         id: LeaseId,
         units: u32,
-        rest: LeaseId,
-        rest_package: PackageId,
+        (rest, rest_package): (LeaseId, PackageId),
+        at_ms: u64,
         deadline_ms_max: u64,
     ) {
         let lease = self.leases.get_mut(&id).expect(CORRUPT);
@@ -360,7 +370,7 @@ impl State {
         let (head, tail) = run.split(units);
         lease.work = Work::Package { package, job, run: head };
         let work = Work::Package { package: rest_package, job, run: tail };
-        let new = Lease { work, deadline_ms_max, ..lease.clone() };
+        let new = Lease { work, granted_at_ms: at_ms, deadline_ms_max, ..lease.clone() };
         (self.next.lease, self.next.package) = (rest.0, rest_package.0);
         let entry = self.packages.get_mut(&package).expect(CORRUPT);
         entry.run = head;

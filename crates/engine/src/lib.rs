@@ -22,6 +22,7 @@ mod decide;
 mod event;
 mod evolve;
 mod invariants;
+mod matching;
 mod params;
 mod reason;
 mod state;

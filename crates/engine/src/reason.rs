@@ -235,10 +235,10 @@ impl State {
         if leases > 0 {
             return Some(WorkerReason::Working { leases });
         }
-        let checks = self.waiting_checks.len() as u64;
-        if self.waiting_checks.iter().any(|id| self.may_check(key, worker, &self.checks[id], now_ms)) {
+        if self.next_work(key, now_ms).is_some() {
             return Some(WorkerReason::NextRequest);
         }
+        let checks = self.waiting_checks.len() as u64;
         if worker.verifier {
             return Some(WorkerReason::VerifierStandby { checks });
         }
@@ -248,10 +248,7 @@ impl State {
             let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
             match fits(&stage.requirements, &worker.device) {
                 Err(misfit) => lacks = lacks.or(Some(misfit)),
-                Ok(()) if queue.waiting.iter().any(|run| self.may_run(key, stage, run)) => {
-                    return Some(WorkerReason::NextRequest);
-                }
-                Ok(()) => failed = true,
+                Ok(()) => failed |= !queue.waiting.iter().any(|run| self.may_run(key, stage, run)),
             }
         }
         let jobs = self.runnable.len() as u64;

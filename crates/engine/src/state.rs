@@ -448,6 +448,8 @@ pub struct Lease {
     pub work: Work,
     /// The attempt, part of the receipt.
     pub generation: u32,
+    /// When it was granted.
+    pub granted_at_ms: u64,
     /// When it ends unless renewed.
     pub deadline_ms: u64,
     /// When it ends however often it was renewed.

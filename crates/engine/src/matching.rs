@@ -1,0 +1,140 @@
+//! What a worker is given: a question to the state, asked when it requests work and when somebody wants to know why it idles.
+//!
+//! A worker pulls. Checks come before new units, because a committed package is paid only when they are done; jobs are
+//! served in the order they came. A worker gets nothing it cannot run, no check of its own owner's work, and no units that
+//! it failed while somebody else could take them.
+
+use protocol::{CheckId, JobId, PackageId, PublicKey, UnitRun};
+
+use crate::{Check, PackageState, Stage, StageQueue, State, WaitingRun, Work, Worker, reason::fits};
+
+/// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
+/// search.
+const CHECKS_SCANNED_MAX: usize = 256;
+
+/// Packages of one job that a worker may hold before anybody knows how long a unit takes: one to run, one to go on with.
+const UNKNOWN_PACKAGES_MAX: usize = 2;
+
+/// Work for a worker.
+pub(crate) struct Grant {
+    pub work: Work,
+    pub generation: u32,
+    pub units: u64,
+    pub time_ms_max: u64,
+}
+
+impl State {
+    /// The next work for a worker.
+    pub(crate) fn next_work(&self, key: PublicKey, now_ms: u64) -> Option<Grant> {
+        let worker = &self.workers[&key];
+        if !worker.online() || worker.leases.len() >= self.params.leases_per_worker_max as usize {
+            return None;
+        }
+        if let Some(id) = self.next_check(key, worker, now_ms) {
+            let check = &self.checks[&id];
+            let units = check.units.len() as u64;
+            let time_ms_max = self.jobs[&check.job].spec.stage_of(check.units[0]).time_ms_max;
+            let work = Work::Check { check: id };
+            return Some(Grant { work, generation: check.failures + 1, units, time_ms_max });
+        }
+        if worker.verifier {
+            return None;
+        }
+        self.runnable.iter().find_map(|(id, number)| {
+            let job = &self.jobs[id];
+            let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
+            fits(&stage.requirements, &worker.device).ok()?;
+            if self.holds_enough(worker, *id, queue) {
+                return None;
+            }
+            let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
+            let count = self.package_units(stage, queue, run);
+            let package = PackageId(self.next.package + 1);
+            let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
+            let time_ms_max = stage.time_ms_max;
+            Some(Grant { work, generation: run.attempts + 1, units: count.into(), time_ms_max })
+        })
+    }
+
+    /// The next check for a worker, of the oldest job first.
+    fn next_check(&self, key: PublicKey, worker: &Worker, now_ms: u64) -> Option<CheckId> {
+        let waiting = &self.job_checks;
+        let mut from = (JobId(0), CheckId(0));
+        loop {
+            let (job, _) = *waiting.range(from..).next()?;
+            let stages = &self.jobs[&job].spec.stages;
+            if stages.iter().any(|stage| fits(&stage.requirements, &worker.device).is_ok()) {
+                let of_job = waiting.range((job, CheckId(0))..=(job, CheckId(u64::MAX)));
+                let found = of_job
+                    .take(CHECKS_SCANNED_MAX)
+                    .map(|(_, id)| *id)
+                    .find(|id| self.may_check(key, worker, &self.checks[id], now_ms));
+                if found.is_some() {
+                    return found;
+                }
+            }
+            from = (JobId(job.0 + 1), CheckId(0));
+        }
+    }
+
+    /// Whether a worker already holds as much of a job as it should.
+    fn holds_enough(&self, worker: &Worker, id: JobId, queue: &StageQueue) -> bool {
+        let held = worker.leases.iter().filter_map(|lease| match self.leases[lease].work {
+            Work::Package { job, run, .. } if job == id => Some(u64::from(run.count)),
+            _ => None,
+        });
+        match queue.unit_us() {
+            None => held.count() >= UNKNOWN_PACKAGES_MAX,
+            // One package ahead is always allowed, however long it takes.
+            Some(unit_us) => {
+                let (packages, units) =
+                    held.fold((0, 0), |(packages, units), count| (packages + 1, units + count));
+                packages > 1 && units.saturating_mul(unit_us) >= self.params.hold_target_ms * 1_000
+            }
+        }
+    }
+
+    /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
+    pub(crate) fn may_run(&self, key: PublicKey, stage: &Stage, run: &WaitingRun) -> bool {
+        !run.avoid.contains(&key)
+            || !self.providers.iter().any(|other| {
+                !run.avoid.contains(other) && fits(&stage.requirements, &self.workers[other].device).is_ok()
+            })
+    }
+
+    /// Whether a worker may make this check.
+    pub(crate) fn may_check(&self, key: PublicKey, worker: &Worker, check: &Check, now_ms: u64) -> bool {
+        let job = &self.jobs[&check.job];
+        if fits(&job.spec.stage_of(check.units[0]).requirements, &worker.device).is_err() {
+            return false;
+        }
+        if worker.verifier {
+            // The market's own verifier leaves a check to others for a while. Its opinion is final, so it needs no other.
+            return check.verifier_only || now_ms >= check.since_ms + self.params.verifier_wait_ms;
+        }
+        if check.verifier_only || worker.owner == job.owner || check.avoid.contains(&key) {
+            return false;
+        }
+        let PackageState::Committed { owner, checks, .. } = &self.packages[&check.package].state else {
+            return false;
+        };
+        *owner != worker.owner
+            && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
+    }
+
+    /// How many units of a waiting run make a package: what takes about `package_target_ms`, but never so many that other
+    /// workers would wait for one to finish.
+    fn package_units(&self, stage: &Stage, queue: &StageQueue, run: &WaitingRun) -> u32 {
+        let wanted = match (stage.package_units, queue.unit_us()) {
+            (Some(units), _) => u64::from(units),
+            (None, None) => 1,
+            (None, Some(unit_us)) => {
+                let by_time = self.params.package_target_ms * 1_000 / unit_us.max(1);
+                let workers = self.providers.len().max(1) as u64;
+                let by_share = queue.waiting_units.div_ceil(2 * workers);
+                by_time.min(by_share).clamp(1, self.params.package_units_max.into())
+            }
+        };
+        u32::try_from(wanted.min(run.count)).unwrap_or(u32::MAX)
+    }
+}
