@@ -7,7 +7,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, InputSplit, JobId, LeaseId, OutputCommitment, PackageId, PublicKey,
-    Receipt, Signature, UnitRun, manifest::JobKind,
+    Receipt, Signature, UnitRun, WorkerOffer, manifest::JobKind,
 };
 
 use crate::Params;
@@ -65,6 +65,8 @@ pub enum Event {
         device: DeviceFacts,
         /// The worker's version.
         version: String,
+        /// What it claims and asks.
+        offer: WorkerOffer,
     },
     /// A worker was heard, and these leases last on.
     WorkerSeen {
@@ -227,6 +229,10 @@ pub struct JobSpec {
     pub kind: JobKind,
     /// The class it is served in.
     pub priority: Priority,
+    /// When its owner wants it done, in milliseconds of the Unix epoch.
+    pub deadline_ms: Option<u64>,
+    /// Who else has a part in every payment, such as a model's author.
+    pub royalty: Option<Royalty>,
     /// How outputs become files: JSON that only clients read.
     pub joins_json: String,
     /// What is computed, in the order in which units are numbered; a plain job has one.
@@ -278,6 +284,15 @@ pub enum Priority {
     High,
     /// At once.
     Urgent,
+}
+
+/// A part of what a job pays for first execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Royalty {
+    /// Who gets it.
+    pub account: PublicKey,
+    /// How much, in basis points.
+    pub bps: u32,
 }
 
 /// Where an input of a stage comes from.
@@ -366,7 +381,16 @@ pub struct Place {
 impl JobSpec {
     /// A job of one stage that is run once.
     pub fn plain(name: String, kind: JobKind, joins_json: String, stage: Stage) -> Self {
-        Self { name, kind, priority: Priority::Normal, joins_json, stages: vec![stage], iterate: None }
+        Self {
+            name,
+            kind,
+            priority: Priority::default(),
+            deadline_ms: None,
+            royalty: None,
+            joins_json,
+            stages: vec![stage],
+            iterate: None,
+        }
     }
 
     /// Iterations at most.

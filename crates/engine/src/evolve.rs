@@ -79,7 +79,7 @@ impl State {
                     self.remember(*key, Remembered { request: *request, job: Some(*job) });
                 }
             }
-            Event::WorkerAnnounced { worker, owner, instance, device, version } => {
+            Event::WorkerAnnounced { worker, owner, instance, device, version, offer } => {
                 let market = self.market();
                 let entry = self.workers.entry(*worker).or_insert_with(|| Worker {
                     owner: *owner,
@@ -87,6 +87,7 @@ impl State {
                     instance: String::new(),
                     device: device.clone(),
                     version: String::new(),
+                    offer: offer.clone(),
                     draining: false,
                     gone: None,
                     seen_at_ms: at_ms,
@@ -102,6 +103,7 @@ impl State {
                 entry.instance.clone_from(instance);
                 entry.device = device.clone();
                 entry.version.clone_from(version);
+                entry.offer.clone_from(offer);
                 (entry.draining, entry.gone) = (false, None);
                 if entry.verifier {
                     self.providers.remove(worker);

@@ -32,7 +32,7 @@ pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release,
 pub use decide::decide;
 pub use event::{
     CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Priority,
-    Requirements, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
+    Requirements, Royalty, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use invariants::{Violation, violations};
 pub use params::Params;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun,
+    WorkerOffer,
 };
 
 use crate::{Event, JobSpec, LeaveCause, Params, Work};
@@ -295,6 +296,8 @@ pub struct Worker {
     pub device: DeviceFacts,
     /// Its version.
     pub version: String,
+    /// What it claims and asks.
+    pub offer: WorkerOffer,
     /// Whether it takes no more leases.
     pub draining: bool,
     /// Why it is gone, if it is.

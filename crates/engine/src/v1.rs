@@ -163,6 +163,8 @@ impl From<OldSpec> for crate::JobSpec {
             name: old.name,
             kind: old.kind,
             priority: Default::default(),
+            deadline_ms: None,
+            royalty: None,
             joins_json: old.joins_json,
             stages: vec![Stage {
                 name: String::new(),
@@ -207,7 +209,7 @@ impl From<Old> for Event {
                 Self::JobSubmitted { job, owner, spec: spec.into(), escrow, key }
             }
             Old::WorkerAnnounced { worker, owner, instance, device, version } => {
-                Self::WorkerAnnounced { worker, owner, instance, device, version }
+                Self::WorkerAnnounced { worker, owner, instance, device, version, offer: Default::default() }
             }
             Old::WorkerSeen { worker, renewed } => Self::WorkerSeen { worker, renewed },
             Old::WorkerDraining { worker } => Self::WorkerDraining { worker },

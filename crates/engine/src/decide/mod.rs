@@ -55,8 +55,8 @@ impl Deciding<'_> {
             }
             Command::Submit(submission) => self.submit(*submission),
             Command::Cancel { job, by } => self.cancel(job, by),
-            Command::Announce { worker, instance, device, version, offer: _ } => {
-                self.announce(worker, instance, device, version)
+            Command::Announce { worker, instance, device, version, offer } => {
+                self.announce(worker, instance, device, version, offer)
             }
             Command::Heartbeat { worker, instance, leases } => self.heartbeat(worker, &instance, &leases),
             Command::Leave { worker, instance, drain } => self.leave(worker, &instance, drain),

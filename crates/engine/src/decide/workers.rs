@@ -1,6 +1,6 @@
 //! Session keys, announcements, heartbeats, leaving, and the passage of time.
 
-use protocol::{DeviceFacts, LeaseId, PublicKey};
+use protocol::{DeviceFacts, LeaseId, PublicKey, WorkerOffer};
 
 use super::{Deciding, EXPIRIES_MAX};
 use crate::{Answer, EndCause, Event, LeaveCause, Rejection, Worker};
@@ -42,6 +42,7 @@ impl Deciding<'_> {
         instance: String,
         device: DeviceFacts,
         version: String,
+        offer: WorkerOffer,
     ) -> Result<Answer, Rejection> {
         let owner = self
             .state
@@ -59,6 +60,7 @@ impl Deciding<'_> {
             Some(known)
                 if known.gone.is_none()
                     && known.device == device
+                    && known.offer == offer
                     && known.owner == owner
                     && !known.draining =>
             {
@@ -66,7 +68,7 @@ impl Deciding<'_> {
             }
             _ => {}
         }
-        self.emit(Event::WorkerAnnounced { worker, owner, instance, device, version });
+        self.emit(Event::WorkerAnnounced { worker, owner, instance, device, version, offer });
         Ok(Answer::Done)
     }
 
