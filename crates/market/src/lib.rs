@@ -196,7 +196,7 @@ impl Market {
                 .await
                 .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
         };
-        let Opened { lock, secrets, journal, state, read_model, projection, path } = opened;
+        let Opened { lock, secrets, journal, state, read_model, reader, projection } = opened;
         let blobs = BlobStore::open(BlobOptions {
             folder: config.data_dir.join("blobs"),
             blob_bytes_max: config.blob_bytes_max,
@@ -234,7 +234,7 @@ impl Market {
             adopt_parent: config.adopt_parent,
             faucet: config.faucet,
             stop: stopped.clone(),
-            read_model: Mutex::new(ReadModel::open(&path)?),
+            read_model: Mutex::new(reader),
             output_lengths: Default::default(),
             submissions: Semaphore::new(SUBMISSIONS_AT_ONCE),
             joins: Semaphore::new(JOINS_AT_ONCE),
@@ -314,9 +314,9 @@ struct Opened {
     journal: Journal,
     state: State,
     read_model: ReadModel,
+    /// A second connection to it, for questions.
+    reader: ReadModel,
     projection: Projection,
-    /// Of the read model.
-    path: PathBuf,
 }
 
 impl Opened {
@@ -331,7 +331,8 @@ impl Opened {
             return Err(StartError::KeyLost { path: folder.clone() });
         }
         let path = folder.join("read.db");
-        let mut read_model = ReadModel::open(&path)?;
+        let mut read_model = ReadModel::open(&path, &market)?;
+        let reader = ReadModel::open(&path, &market)?;
         if read_model.watermark()? > journal.next_seq() {
             // The journal was restored from an older copy: the rows tell of what never happened.
             read_model.clear()?;
@@ -375,7 +376,7 @@ impl Opened {
             project(&Group { first_seq, at_ms: now_ms, events }, watermark, &mut projection, &mut changes);
         }
         read_model.apply(journal.next_seq(), &changes.batch)?;
-        Ok(Self { lock, secrets, journal, state, read_model, projection, path })
+        Ok(Self { lock, secrets, journal, state, read_model, reader, projection })
     }
 }
 

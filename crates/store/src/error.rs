@@ -25,6 +25,12 @@ pub enum StoreError {
         /// What does not fit.
         detail: String,
     },
+    /// A row of the read model is not what this program writes. It can be deleted and is rebuilt.
+    #[error("the read model holds {detail}")]
+    Rows {
+        /// What does not fit.
+        detail: String,
+    },
     /// Written by a newer version of the program.
     #[error("the {what} has format {found}, this program reads up to {supported}")]
     Newer {

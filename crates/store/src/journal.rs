@@ -497,4 +497,30 @@ mod tests {
         let found = groups(&journal, 0).expect("intact");
         assert_eq!((found.len(), &found[3].events[..]), (4, &b"h"[..]));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 12, failure_persistence: None, ..Default::default() })]
+
+        /// The same appends give the same groups and the same chain of checksums on either backend.
+        #[test]
+        fn both_backends_keep_the_same_journal(
+            appends in proptest::collection::vec(
+                (1..200_u32, 0..1_u64 << 50, 0..4_u32, proptest::collection::vec(0..=u8::MAX, 0..300)), 1..40),
+            from in 0..4_000_u64)
+        {
+            let kept = Place::each().map(|place| {
+                let mut journal = place.open();
+                let mut heads = Vec::new();
+                for (count, at_ms, version, events) in &appends {
+                    journal.append(journal.next_seq(), *at_ms, *count, *version, events).expect("room");
+                    heads.push((journal.next_seq(), journal.head));
+                }
+                let mut reopened = place.open();
+                assert_eq!(Some((reopened.next_seq(), reopened.head)), heads.last().copied());
+                assert!(reopened.find_head().is_ok());
+                (heads, groups(&reopened, 0).expect("intact"), groups(&reopened, from).expect("intact"))
+            });
+            proptest::prop_assert_eq!(&kept[0], &kept[1]);
+        }
+    }
 }

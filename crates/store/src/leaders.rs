@@ -65,6 +65,7 @@ impl Leaders {
                 let server = Server::connect(&url)?;
                 server.prepare(
                     "leaders",
+                    "leaders",
                     SCHEMA_VERSION,
                     &["CREATE TABLE IF NOT EXISTS leaders(market BYTEA PRIMARY KEY, holder TEXT NOT NULL, url TEXT NOT NULL,
                         term BIGINT NOT NULL, renewed_at_ms BIGINT NOT NULL)"],

@@ -3,16 +3,22 @@
 //! It follows the journal with its own watermark and can be deleted: following from the beginning gives the same rows. A
 //! [`Batch`] holds what a stretch of the journal changed, already folded to one change a key, so that a busy job costs one
 //! write a batch and not one an event. Because the journal is the truth, its commits are not synced one by one.
+//!
+//! It is kept in an SQLite file or, for several processes, on a server that speaks PostgreSQL's protocol. The questions are one
+//! text for both; only how rows are written differs.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+mod file;
+mod server;
+
+use std::collections::BTreeMap;
 
 use protocol::{Amount, JobId, PackageId, PublicKey};
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
 
-use crate::StoreError;
+use crate::{Location, StoreError};
 
-/// Version of the tables. Another version's file is emptied and rebuilt from the journal.
-const SCHEMA_VERSION: u32 = 1;
+/// Version of the tables. Another version's file is emptied and rebuilt from the journal; on a server each version has tables of
+/// its own, so that programs of both can run side by side.
+const SCHEMA_VERSION: u32 = 2;
 
 /// What a stretch of the journal changed.
 #[derive(Debug, Default)]
@@ -108,7 +114,8 @@ impl Batch {
     }
 
     /// A job is new.
-    pub fn job(&mut self, row: JobRow) {
+    pub fn job(&mut self, mut row: JobRow) {
+        row.name = storable(row.name);
         self.jobs.insert(row.id, row);
     }
 
@@ -123,7 +130,8 @@ impl Batch {
     }
 
     /// A worker is new or announced itself again.
-    pub fn worker(&mut self, row: WorkerRow) {
+    pub fn worker(&mut self, mut row: WorkerRow) {
+        row.adapter = storable(row.adapter);
         self.workers.insert(row.id, row);
     }
 
@@ -171,252 +179,305 @@ pub struct MovementFilter {
 }
 
 /// The open read model.
+///
+/// On a server its calls block on the network: make them from a plain thread or `spawn_blocking`.
 pub struct ReadModel {
-    connection: Connection,
+    backend: Backend,
+}
+
+enum Backend {
+    File(file::File),
+    Server(server::Server),
 }
 
 impl ReadModel {
-    /// Opens the file and creates it where there is none. One with another version's tables is emptied.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        let version: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version != SCHEMA_VERSION {
-            connection.execute_batch(
-                "DROP TABLE IF EXISTS watermark; DROP TABLE IF EXISTS jobs; DROP TABLE IF EXISTS workers;
-                 DROP TABLE IF EXISTS movements;",
-            )?;
-        }
-        connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS watermark(one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL);
-             CREATE TABLE IF NOT EXISTS jobs(
-                id INTEGER PRIMARY KEY, owner BLOB NOT NULL, name TEXT NOT NULL, units INTEGER NOT NULL,
-                submitted_at_ms INTEGER NOT NULL, ended_how INTEGER, ended_at_ms INTEGER);
-             CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs(owner, id);
-             CREATE TABLE IF NOT EXISTS workers(
-                id BLOB PRIMARY KEY, owner BLOB NOT NULL, adapter TEXT NOT NULL, announced_at_ms INTEGER NOT NULL
-                ) WITHOUT ROWID;
-             CREATE TABLE IF NOT EXISTS movements(
-                seq INTEGER NOT NULL, part INTEGER NOT NULL, at_ms INTEGER NOT NULL, kind INTEGER NOT NULL,
-                account BLOB NOT NULL, job INTEGER, package INTEGER, worker BLOB, amount BLOB NOT NULL,
-                treasury BLOB NOT NULL, burned BLOB NOT NULL, PRIMARY KEY(seq, part)) WITHOUT ROWID;
-             CREATE INDEX IF NOT EXISTS movements_by_account ON movements(account, seq);
-             CREATE INDEX IF NOT EXISTS movements_by_job ON movements(job, seq) WHERE job IS NOT NULL;",
-        )?;
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        Ok(Self { connection })
+    /// Opens the tables and creates them where there are none. A file with another version's tables is emptied.
+    pub fn open(location: impl Into<Location>, market: &PublicKey) -> Result<Self, StoreError> {
+        let backend = match location.into() {
+            Location::File(path) => Backend::File(file::File::open(&path)?),
+            Location::Server(url) => Backend::Server(server::Server::open(&url, market)?),
+        };
+        Ok(Self { backend })
     }
 
     /// Forgets everything, to be filled again from the journal's beginning.
     pub fn clear(&mut self) -> Result<(), StoreError> {
-        self.connection.execute_batch(
-            "BEGIN; DELETE FROM watermark; DELETE FROM jobs; DELETE FROM workers; DELETE FROM movements; COMMIT;",
-        )?;
-        Ok(())
+        match &mut self.backend {
+            Backend::File(file) => file.clear(),
+            Backend::Server(server) => server.clear(),
+        }
     }
 
     /// The first journal sequence whose changes are not in yet.
     pub fn watermark(&self) -> Result<u64, StoreError> {
-        let seq = self.connection.query_row("SELECT seq FROM watermark", [], |row| row.get(0)).optional()?;
-        Ok(seq.unwrap_or(0))
+        let seqs = self.ask(&Question::about("SELECT seq FROM", "watermark"), |row| unsigned(row, 0))?;
+        Ok(seqs.first().copied().unwrap_or(0))
     }
 
-    /// Writes a batch and moves the watermark to `seq`, the first sequence after it, together.
+    /// Writes a batch and moves the watermark to `seq`, the first sequence after it, together. Changes nothing when somebody
+    /// else brought the watermark further already.
     pub fn apply(&mut self, seq: u64, batch: &Batch) -> Result<(), StoreError> {
-        let transaction = self.connection.transaction()?;
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO jobs(id, owner, name, units, submitted_at_ms, ended_how, ended_at_ms)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(id) DO NOTHING",
-            )?;
-            for row in batch.jobs.values() {
-                let (how, at) = row.ended.unzip();
-                let units = i64::try_from(row.units).unwrap_or(i64::MAX);
-                insert.execute(params![
-                    row.id.0,
-                    &row.owner.0[..],
-                    row.name,
-                    units,
-                    row.submitted_at_ms,
-                    how,
-                    at
-                ])?;
-            }
-            let mut end = transaction
-                .prepare_cached("UPDATE jobs SET ended_how = ?2, ended_at_ms = ?3 WHERE id = ?1")?;
-            for (id, (how, at_ms)) in &batch.ended {
-                end.execute(params![id.0, how, at_ms])?;
-            }
-            let mut announce = transaction.prepare_cached(
-                "INSERT INTO workers(id, owner, adapter, announced_at_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(id)
-                 DO UPDATE SET owner = excluded.owner, adapter = excluded.adapter,
-                    announced_at_ms = excluded.announced_at_ms",
-            )?;
-            for row in batch.workers.values() {
-                announce.execute(params![
-                    &row.id.0[..],
-                    &row.owner.0[..],
-                    row.adapter,
-                    row.announced_at_ms
-                ])?;
-            }
-            let mut pay = transaction.prepare_cached(
-                "INSERT INTO movements(seq, part, at_ms, kind, account, job, package, worker, amount, treasury, burned)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
-            )?;
-            for m in &batch.movements {
-                pay.execute(params![
-                    m.seq,
-                    m.part,
-                    m.at_ms,
-                    m.kind as u8,
-                    &m.account.0[..],
-                    m.job.map(|job| job.0),
-                    m.package.map(|package| package.0),
-                    m.worker.as_ref().map(|worker| &worker.0[..]),
-                    // SQLite's integers end at 2⁶³.
-                    m.amount.0.to_be_bytes(),
-                    m.treasury.0.to_be_bytes(),
-                    m.burned.0.to_be_bytes(),
-                ])?;
-            }
-            transaction
-                .prepare_cached(
-                    "INSERT INTO watermark(one, seq) VALUES(1, ?1) ON CONFLICT DO UPDATE SET seq = excluded.seq",
-                )?
-                .execute([seq])?;
+        match &mut self.backend {
+            Backend::File(file) => file.apply(seq, batch),
+            Backend::Server(server) => server.apply(seq, batch),
         }
-        transaction.commit()?;
-        Ok(())
     }
 
     /// Jobs, newest first.
     pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
-        let (mut conditions, mut values) = (vec!["1"], Vec::<Value>::new());
+        let columns = "SELECT id, owner, name, units, submitted_at_ms, ended_how, ended_at_ms FROM";
+        let mut question = Question::about(columns, "jobs");
         if let Some(owner) = filter.owner {
-            conditions.push("owner = ?");
-            values.push(owner.0.to_vec().into());
+            question.that("owner = $", owner);
         }
         if let Some(name) = &filter.name_contains {
-            conditions.push("instr(lower(name), lower(?)) > 0");
-            values.push(name.clone().into());
+            question.that("name_folded LIKE $ ESCAPE '!'", pattern(name));
         }
         if let Some(before) = filter.before {
-            conditions.push("id < ?");
-            values.push(integer(before.0));
+            question.that("id < $", before.0);
         }
-        values.push(i64::from(filter.limit).into());
-        let sql = format!(
-            "SELECT id, owner, name, units, submitted_at_ms, ended_how, ended_at_ms FROM jobs WHERE {}
-             ORDER BY id DESC LIMIT ?",
-            conditions.join(" AND ")
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), |row| {
+        self.ask(&question.list("id DESC", filter.limit), |row| {
             Ok(JobRow {
-                id: JobId(row.get(0)?),
-                owner: PublicKey(row.get(1)?),
-                name: row.get(2)?,
-                units: row.get(3)?,
-                submitted_at_ms: row.get(4)?,
-                ended: row.get::<_, Option<u8>>(5)?.zip(row.get::<_, Option<u64>>(6)?),
+                id: JobId(unsigned(row, 0)?),
+                owner: key(row, 1)?,
+                name: row.text(2)?,
+                units: unsigned(row, 3)?,
+                submitted_at_ms: unsigned(row, 4)?,
+                ended: row
+                    .integer(5)?
+                    .and_then(|how| u8::try_from(how).ok())
+                    .zip(row.integer(6)?.and_then(|at| u64::try_from(at).ok())),
             })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        })
     }
 
     /// Workers, the last announced first.
     pub fn workers(&self, filter: &WorkerFilter) -> Result<Vec<WorkerRow>, StoreError> {
-        let (mut conditions, mut values) = (vec!["1"], Vec::<Value>::new());
+        let mut question = Question::about("SELECT id, owner, adapter, announced_at_ms FROM", "workers");
         if let Some(owner) = filter.owner {
-            conditions.push("owner = ?");
-            values.push(owner.0.to_vec().into());
+            question.that("owner = $", owner);
         }
         if let Some((at_ms, id)) = filter.after {
-            conditions.push("(announced_at_ms < ? OR announced_at_ms = ? AND id > ?)");
-            values.extend([integer(at_ms), integer(at_ms), id.0.to_vec().into()]);
+            let at = question.value(at_ms);
+            question.that(&format!("(announced_at_ms < {at} OR announced_at_ms = {at} AND id > $)"), id);
         }
-        values.push(i64::from(filter.limit).into());
-        let sql = format!(
-            "SELECT id, owner, adapter, announced_at_ms FROM workers WHERE {}
-             ORDER BY announced_at_ms DESC, id LIMIT ?",
-            conditions.join(" AND ")
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), |row| {
+        self.ask(&question.list("announced_at_ms DESC, id", filter.limit), |row| {
             Ok(WorkerRow {
-                id: PublicKey(row.get(0)?),
-                owner: PublicKey(row.get(1)?),
-                adapter: row.get(2)?,
-                announced_at_ms: row.get(3)?,
+                id: key(row, 0)?,
+                owner: key(row, 1)?,
+                adapter: row.text(2)?,
+                announced_at_ms: unsigned(row, 3)?,
             })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        })
     }
 
     /// Movements of money, newest first; within one event in order of their parts, last first.
     pub fn movements(&self, filter: &MovementFilter) -> Result<Vec<Movement>, StoreError> {
-        let (mut conditions, mut values) = (vec!["1"], Vec::<Value>::new());
+        let columns =
+            "SELECT seq, part, at_ms, kind, account, job, package, worker, amount, treasury, burned FROM";
+        let mut question = Question::about(columns, "movements");
         if let Some(account) = filter.account {
-            conditions.push("account = ?");
-            values.push(account.0.to_vec().into());
+            question.that("account = $", account);
         }
         if let Some(job) = filter.job {
-            conditions.push("job = ?");
-            values.push(integer(job.0));
+            question.that("job = $", job.0);
         }
         if let Some(seq) = filter.seq_max {
-            conditions.push("seq <= ?");
-            values.push(integer(seq));
+            question.that("seq <= $", seq);
         }
-        values.push(i64::from(filter.limit).into());
-        let sql = format!(
-            "SELECT seq, part, at_ms, kind, account, job, package, worker, amount, treasury, burned FROM movements
-             WHERE {} ORDER BY seq DESC, part DESC LIMIT ?",
-            conditions.join(" AND ")
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement.query_map(params_from_iter(values), movement)?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        self.ask(&question.list("seq DESC, part DESC", filter.limit), |row| {
+            let id = |index| -> Result<Option<u64>, StoreError> {
+                row.integer(index)?.map(|_| unsigned(row, index)).transpose()
+            };
+            Ok(Movement {
+                seq: unsigned(row, 0)?,
+                part: unsigned(row, 1)?,
+                at_ms: unsigned(row, 2)?,
+                kind: match row.integer(3)? {
+                    Some(0) => MovementKind::Deposit,
+                    Some(1) => MovementKind::Escrow,
+                    Some(2) => MovementKind::Work,
+                    Some(3) => MovementKind::Check,
+                    Some(4) => MovementKind::Refund,
+                    _ => return Err(unreadable("a movement's kind")),
+                },
+                account: key(row, 4)?,
+                job: id(5)?.map(JobId),
+                package: id(6)?.map(PackageId),
+                worker: row.bytes(7)?.map(|_| key(row, 7)).transpose()?,
+                amount: amount(row, 8)?,
+                treasury: amount(row, 9)?,
+                burned: amount(row, 10)?,
+            })
+        })
+    }
+
+    fn ask<T>(
+        &self,
+        question: &Question,
+        read: impl Fn(&dyn Columns) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        match &self.backend {
+            Backend::File(file) => file.ask(question, read),
+            Backend::Server(server) => server.ask(question, read),
+        }
     }
 }
 
-fn integer(value: u64) -> Value {
-    i64::try_from(value).unwrap_or(i64::MAX).into()
+/// A SELECT whose conditions are put together, with `$1`, `$2` … for its values.
+struct Question {
+    columns: &'static str,
+    table: &'static str,
+    conditions: Vec<String>,
+    order: String,
+    values: Vec<Value>,
 }
 
-fn movement(row: &Row<'_>) -> Result<Movement, rusqlite::Error> {
-    let amount = |index| Ok::<_, rusqlite::Error>(Amount(u64::from_be_bytes(row.get(index)?)));
-    Ok(Movement {
-        seq: row.get(0)?,
-        part: row.get(1)?,
-        at_ms: row.get(2)?,
-        kind: match row.get::<_, u8>(3)? {
-            0 => MovementKind::Deposit,
-            1 => MovementKind::Escrow,
-            2 => MovementKind::Work,
-            3 => MovementKind::Check,
-            4 => MovementKind::Refund,
-            other => return Err(rusqlite::Error::IntegralValueOutOfRange(3, other.into())),
-        },
-        account: PublicKey(row.get(4)?),
-        job: row.get::<_, Option<u64>>(5)?.map(JobId),
-        package: row.get::<_, Option<u64>>(6)?.map(PackageId),
-        worker: row.get::<_, Option<[u8; 32]>>(7)?.map(PublicKey),
-        amount: amount(8)?,
-        treasury: amount(9)?,
-        burned: amount(10)?,
-    })
+/// What stands for a `$n`.
+#[derive(Debug)]
+enum Value {
+    Integer(i64),
+    Bytes(Vec<u8>),
+    Text(String),
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        // From outside, and nothing is larger.
+        Self::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<PublicKey> for Value {
+    fn from(key: PublicKey) -> Self {
+        Self::Bytes(key.0.to_vec())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl Question {
+    fn about(columns: &'static str, table: &'static str) -> Self {
+        Self { columns, table, conditions: Vec::new(), order: String::new(), values: Vec::new() }
+    }
+
+    /// Names a value in the text.
+    fn value(&mut self, value: impl Into<Value>) -> String {
+        self.values.push(value.into());
+        format!("${}", self.values.len())
+    }
+
+    /// Adds a condition that ends with its one new value, written `$`.
+    fn that(&mut self, condition: &str, value: impl Into<Value>) {
+        let name = self.value(value);
+        self.conditions.push(named(condition, &name));
+    }
+
+    fn list(mut self, order: &str, limit: u32) -> Self {
+        let limit = self.value(u64::from(limit));
+        self.order = format!(" ORDER BY {order} LIMIT {limit}");
+        self
+    }
+
+    /// The text, for tables whose names begin with `prefix`.
+    fn sql(&self, prefix: &str) -> String {
+        let mut sql = format!("{} {prefix}{}", self.columns, self.table);
+        for (index, condition) in self.conditions.iter().enumerate() {
+            sql += if index == 0 { " WHERE " } else { " AND " };
+            sql += condition;
+        }
+        sql + &self.order
+    }
+}
+
+/// Puts a name where a condition has a `$` without a number.
+fn named(condition: &str, name: &str) -> String {
+    let mut text = String::new();
+    let mut rest = condition;
+    while let Some(at) = rest.find('$') {
+        text += &rest[..at];
+        rest = &rest[at + 1..];
+        text += if rest.starts_with(|c: char| c.is_ascii_digit()) { "$" } else { name };
+    }
+    text + rest
+}
+
+/// A row of an answer.
+trait Columns {
+    fn integer(&self, index: usize) -> Result<Option<i64>, StoreError>;
+    fn bytes(&self, index: usize) -> Result<Option<Vec<u8>>, StoreError>;
+    fn text(&self, index: usize) -> Result<String, StoreError>;
+}
+
+fn unsigned<T: TryFrom<i64>>(row: &dyn Columns, index: usize) -> Result<T, StoreError> {
+    let value = row.integer(index)?.ok_or_else(|| unreadable("a missing number"))?;
+    T::try_from(value).map_err(|_| unreadable("a number out of range"))
+}
+
+fn fixed<const N: usize>(row: &dyn Columns, index: usize) -> Result<[u8; N], StoreError> {
+    let bytes = row.bytes(index)?.unwrap_or_default();
+    bytes.try_into().map_err(|_| unreadable("a key or an amount of the wrong length"))
+}
+
+fn key(row: &dyn Columns, index: usize) -> Result<PublicKey, StoreError> {
+    Ok(PublicKey(fixed(row, index)?))
+}
+
+/// Databases' integers end at 2⁶³, so that amounts are stored as bytes.
+fn amount(row: &dyn Columns, index: usize) -> Result<Amount, StoreError> {
+    Ok(Amount(u64::from_be_bytes(fixed(row, index)?)))
+}
+
+fn unreadable(what: &str) -> StoreError {
+    StoreError::Rows { detail: what.into() }
+}
+
+/// Text without what PostgreSQL cannot store.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// A name as it is searched: in lower case.
+fn folded(name: &str) -> String {
+    name.to_lowercase()
+}
+
+/// The pattern of LIKE for a name that contains this, `!` being the escape.
+fn pattern(part: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in folded(&storable(part.into())).chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    pattern
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
 
     const ADA: PublicKey = PublicKey([1; 32]);
     const BOB: PublicKey = PublicKey([2; 32]);
+    const MARKET: PublicKey = PublicKey([7; 32]);
+
+    /// On each backend, in a fresh place.
+    fn each(check: impl Fn(&Location)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        check(&folder.path().join("read.db").into());
+        check(&Location::parse(&testing::database()).expect("a URL"));
+    }
+
+    fn open(location: &Location) -> ReadModel {
+        ReadModel::open(location, &MARKET).expect("opens")
+    }
 
     fn job(id: u64, owner: PublicKey, name: &str) -> JobRow {
         JobRow { id: JobId(id), owner, name: name.into(), units: 5, submitted_at_ms: id, ended: None }
@@ -440,78 +501,220 @@ mod tests {
 
     #[test]
     fn jobs_are_found_by_owner_and_name_page_by_page() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut model = ReadModel::open(&folder.path().join("read.db")).expect("opens");
-        let mut batch = Batch::default();
-        for (id, owner, name) in [(1, ADA, "Digits"), (2, BOB, "render"), (3, ADA, "digits again")] {
-            batch.job(job(id, owner, name));
-        }
-        batch.job_ended(JobId(1), 4, 77);
-        model.apply(10, &batch).expect("room");
-        let mut later = Batch::default();
-        later.job_ended(JobId(2), 5, 78);
-        model.apply(12, &later).expect("room");
+        each(|location| {
+            let mut model = open(location);
+            let mut batch = Batch::default();
+            for (id, owner, name) in [(1, ADA, "Digits"), (2, BOB, "render"), (3, ADA, "digits again")] {
+                batch.job(job(id, owner, name));
+            }
+            batch.job_ended(JobId(1), 4, 77);
+            model.apply(10, &batch).expect("room");
+            let mut later = Batch::default();
+            later.job_ended(JobId(2), 5, 78);
+            model.apply(12, &later).expect("room");
 
-        let ids = |filter: &JobFilter| -> Vec<u64> {
-            model.jobs(filter).expect("readable").iter().map(|row| row.id.0).collect()
-        };
-        let all = JobFilter { limit: 10, ..JobFilter::default() };
-        assert_eq!(ids(&all), [3, 2, 1]);
-        assert_eq!(ids(&JobFilter { limit: 2, ..all.clone() }), [3, 2]);
-        assert_eq!(ids(&JobFilter { before: Some(JobId(2)), ..all.clone() }), [1]);
-        assert_eq!(ids(&JobFilter { owner: Some(ADA), ..all.clone() }), [3, 1]);
-        assert_eq!(ids(&JobFilter { name_contains: Some("DIGITS".into()), ..all.clone() }), [3, 1]);
-        let rows = model.jobs(&all).expect("readable");
-        assert_eq!(
-            rows.iter().map(|row| row.ended).collect::<Vec<_>>(),
-            [None, Some((5, 78)), Some((4, 77))]
-        );
-        assert_eq!(model.watermark().expect("readable"), 12);
+            let ids = |filter: &JobFilter| -> Vec<u64> {
+                model.jobs(filter).expect("readable").iter().map(|row| row.id.0).collect()
+            };
+            let all = JobFilter { limit: 10, ..JobFilter::default() };
+            assert_eq!(ids(&all), [3, 2, 1]);
+            assert_eq!(ids(&JobFilter { limit: 2, ..all.clone() }), [3, 2]);
+            assert_eq!(ids(&JobFilter { before: Some(JobId(2)), ..all.clone() }), [1]);
+            assert_eq!(ids(&JobFilter { owner: Some(ADA), ..all.clone() }), [3, 1]);
+            assert_eq!(ids(&JobFilter { name_contains: Some("DIGITS".into()), ..all.clone() }), [3, 1]);
+            let rows = model.jobs(&all).expect("readable");
+            assert_eq!(
+                rows.iter().map(|row| row.ended).collect::<Vec<_>>(),
+                [None, Some((5, 78)), Some((4, 77))]
+            );
+            assert_eq!(model.watermark().expect("readable"), 12);
+        });
     }
 
     #[test]
     fn workers_are_listed_page_by_page() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut model = ReadModel::open(&folder.path().join("read.db")).expect("opens");
-        let mut batch = Batch::default();
-        for (n, owner, announced_at_ms) in [(1, ADA, 7), (2, BOB, 9), (3, ADA, 9)] {
-            batch.worker(WorkerRow { id: PublicKey([n; 32]), owner, adapter: "x".into(), announced_at_ms });
-        }
-        model.apply(3, &batch).expect("room");
-        let list = |filter: &WorkerFilter| -> Vec<u8> {
-            model.workers(filter).expect("readable").iter().map(|row| row.id.0[0]).collect()
-        };
-        let all = WorkerFilter { limit: 10, ..WorkerFilter::default() };
-        assert_eq!(list(&all), [2, 3, 1]);
-        assert_eq!(list(&WorkerFilter { owner: Some(ADA), ..all.clone() }), [3, 1]);
-        assert_eq!(list(&WorkerFilter { limit: 1, ..all.clone() }), [2]);
-        assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([2; 32]))), ..all.clone() }), [3, 1]);
-        assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([3; 32]))), ..all }), [1]);
+        each(|location| {
+            let mut model = open(location);
+            let mut batch = Batch::default();
+            for (n, owner, announced_at_ms) in [(1, ADA, 7), (2, BOB, 9), (3, ADA, 9)] {
+                batch.worker(WorkerRow {
+                    id: PublicKey([n; 32]),
+                    owner,
+                    adapter: "x".into(),
+                    announced_at_ms,
+                });
+            }
+            model.apply(3, &batch).expect("room");
+            let list = |filter: &WorkerFilter| -> Vec<u8> {
+                model.workers(filter).expect("readable").iter().map(|row| row.id.0[0]).collect()
+            };
+            let all = WorkerFilter { limit: 10, ..WorkerFilter::default() };
+            assert_eq!(list(&all), [2, 3, 1]);
+            assert_eq!(list(&WorkerFilter { owner: Some(ADA), ..all.clone() }), [3, 1]);
+            assert_eq!(list(&WorkerFilter { limit: 1, ..all.clone() }), [2]);
+            assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([2; 32]))), ..all.clone() }), [3, 1]);
+            assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([3; 32]))), ..all }), [1]);
+        });
     }
 
     #[test]
     fn applying_a_stretch_again_changes_nothing() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("read.db");
-        let mut model = ReadModel::open(&path).expect("opens");
+        each(|location| {
+            let mut model = open(location);
+            let mut batch = Batch::default();
+            batch.job(job(1, ADA, "a"));
+            batch.worker(WorkerRow { id: BOB, owner: ADA, adapter: "x".into(), announced_at_ms: 3 });
+            for movement in [paid(2, 0, ADA, 1), paid(2, 1, BOB, 1), paid(3, 0, ADA, 2)] {
+                batch.movement(movement);
+            }
+            model.apply(3, &batch).expect("room");
+            model.apply(3, &batch).expect("room");
+            drop(model);
+            let model = open(location);
+            let all = MovementFilter { limit: 10, ..MovementFilter::default() };
+            let list = |filter: &MovementFilter| -> Vec<(u64, u32)> {
+                model.movements(filter).expect("readable").iter().map(|m| (m.seq, m.part)).collect()
+            };
+            assert_eq!(list(&all), [(3, 0), (2, 1), (2, 0)]);
+            assert_eq!(list(&MovementFilter { account: Some(ADA), ..all.clone() }), [(3, 0), (2, 0)]);
+            assert_eq!(list(&MovementFilter { job: Some(JobId(1)), ..all.clone() }), [(2, 1), (2, 0)]);
+            assert_eq!(list(&MovementFilter { seq_max: Some(2), limit: 1, ..all.clone() }), [(2, 1)]);
+            assert_eq!(model.movements(&all).expect("readable")[1], paid(2, 1, BOB, 1));
+        });
+    }
+
+    #[test]
+    fn a_name_is_searched_as_it_is_written_whatever_its_case() {
+        each(|location| {
+            let mut model = open(location);
+            let mut batch = Batch::default();
+            for (id, name) in [(1, "100%_done!"), (2, "ÉTUDE"), (3, "1000 done"), (4, "nul\0l")] {
+                batch.job(job(id, ADA, name));
+            }
+            model.apply(1, &batch).expect("room");
+            for (part, found) in
+                [("%_D", vec![1]), ("done", vec![3, 1]), ("étude", vec![2]), ("!", vec![1]), ("\0", vec![4])]
+            {
+                let filter = JobFilter { name_contains: Some(part.into()), limit: 9, ..JobFilter::default() };
+                let ids: Vec<u64> =
+                    model.jobs(&filter).expect("readable").iter().map(|row| row.id.0).collect();
+                assert_eq!(ids, found, "{part:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_late_follower_does_not_set_the_rows_back() {
+        each(|location| {
+            let (mut early, mut late) = (open(location), open(location));
+            let mut all = Batch::default();
+            all.job(job(1, ADA, "a"));
+            let mut first = Batch::default();
+            first.job(job(1, ADA, "a"));
+            all.job_ended(JobId(1), 4, 9);
+            early.apply(2, &first).expect("room");
+            // Another that began at the same place comes with a longer stretch.
+            late.apply(5, &all).expect("room");
+            early.apply(3, &first).expect("nothing to do");
+            assert_eq!(early.watermark().expect("readable"), 5);
+            let rows = early.jobs(&JobFilter { limit: 9, ..JobFilter::default() }).expect("readable");
+            assert_eq!(rows.iter().map(|row| row.ended).collect::<Vec<_>>(), [Some((4, 9))]);
+        });
+    }
+
+    #[test]
+    fn each_market_on_a_server_has_rows_of_its_own() {
+        let location = Location::parse(&testing::database()).expect("a URL");
+        let mut ours = open(&location);
+        let mut other = ReadModel::open(&location, &PublicKey([8; 32])).expect("opens");
         let mut batch = Batch::default();
         batch.job(job(1, ADA, "a"));
-        batch.worker(WorkerRow { id: BOB, owner: ADA, adapter: "x".into(), announced_at_ms: 3 });
-        for movement in [paid(2, 0, ADA, 1), paid(2, 1, BOB, 1), paid(3, 0, ADA, 2)] {
-            batch.movement(movement);
+        ours.apply(2, &batch).expect("room");
+        let all = JobFilter { limit: 9, ..JobFilter::default() };
+        assert!(other.jobs(&all).expect("readable").is_empty());
+        other.apply(2, &batch).expect("room");
+        ours.clear().expect("cleared");
+        assert_eq!((ours.watermark().expect("readable"), other.watermark().expect("readable")), (0, 2));
+        assert!(ours.jobs(&all).expect("readable").is_empty());
+        assert_eq!(other.jobs(&all).expect("readable").len(), 1);
+    }
+
+    fn movement_of(seed: u64, seq: u64, part: u32) -> Movement {
+        const KINDS: [MovementKind; 5] = [
+            MovementKind::Deposit,
+            MovementKind::Escrow,
+            MovementKind::Work,
+            MovementKind::Check,
+            MovementKind::Refund,
+        ];
+        Movement {
+            kind: KINDS[(seed % 5) as usize],
+            job: (seed % 3 > 0).then_some(JobId(seed % 4)),
+            package: (seed % 7 == 0).then_some(PackageId(seed)),
+            worker: (seed % 2 == 0).then_some(BOB),
+            amount: Amount(seed.wrapping_mul(u64::MAX / 11)),
+            ..paid(seq, part, if seed % 2 == 0 { ADA } else { BOB }, 0)
         }
-        model.apply(3, &batch).expect("room");
-        model.apply(3, &batch).expect("room");
-        drop(model);
-        let model = ReadModel::open(&path).expect("opens again");
-        let all = MovementFilter { limit: 10, ..MovementFilter::default() };
-        let list = |filter: &MovementFilter| -> Vec<(u64, u32)> {
-            model.movements(filter).expect("readable").iter().map(|m| (m.seq, m.part)).collect()
-        };
-        assert_eq!(list(&all), [(3, 0), (2, 1), (2, 0)]);
-        assert_eq!(list(&MovementFilter { account: Some(ADA), ..all.clone() }), [(3, 0), (2, 0)]);
-        assert_eq!(list(&MovementFilter { job: Some(JobId(1)), ..all.clone() }), [(2, 1), (2, 0)]);
-        assert_eq!(list(&MovementFilter { seq_max: Some(2), limit: 1, ..all.clone() }), [(2, 1)]);
-        assert_eq!(model.movements(&all).expect("readable")[1], paid(2, 1, BOB, 1));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 12, failure_persistence: None, ..Default::default() })]
+
+        /// The same stretches, perhaps applied twice, give the same answers on either backend.
+        #[test]
+        fn both_backends_answer_alike(stretches in proptest::collection::vec(
+            (proptest::collection::vec((0..40_u64, ".{0,6}"), 0..12), 0..3_u8), 1..6))
+        {
+            let folder = tempfile::tempdir().expect("a folder");
+            let file = Location::from(folder.path().join("read.db"));
+            let server = Location::parse(&testing::database()).expect("a URL");
+            let mut models = [open(&file), open(&server)];
+            for (n, (changes, again)) in stretches.iter().enumerate() {
+                let mut batch = Batch::default();
+                for (part, (seed, text)) in changes.iter().enumerate() {
+                    let owner = if seed % 2 == 0 { ADA } else { BOB };
+                    match seed % 4 {
+                        0 => batch.job(job(*seed, owner, text)),
+                        1 => batch.job_ended(JobId(seed - 1), (seed % 6) as u8, *seed),
+                        2 => batch.worker(WorkerRow {
+                            id: PublicKey([*seed as u8; 32]),
+                            owner,
+                            adapter: text.clone(),
+                            announced_at_ms: seed / 3,
+                        }),
+                        _ => batch.movement(movement_of(*seed, n as u64, part as u32)),
+                    }
+                }
+                for model in &mut models {
+                    for _ in 0..=*again {
+                        model.apply(n as u64 + 1, &batch).expect("room");
+                    }
+                }
+            }
+            let answers = models.map(|model| {
+                let jobs = [
+                    JobFilter { limit: 100, ..JobFilter::default() },
+                    JobFilter { owner: Some(ADA), before: Some(JobId(20)), limit: 3, ..JobFilter::default() },
+                    JobFilter { name_contains: Some("A".into()), limit: 100, ..JobFilter::default() },
+                    JobFilter { name_contains: Some("%".into()), limit: 100, ..JobFilter::default() },
+                ];
+                let workers = [
+                    WorkerFilter { limit: 100, ..WorkerFilter::default() },
+                    WorkerFilter { after: Some((5, PublicKey([18; 32]))), owner: Some(ADA), limit: 2 },
+                ];
+                let movements = [
+                    MovementFilter { limit: 100, ..MovementFilter::default() },
+                    MovementFilter { job: Some(JobId(3)), limit: 5, ..MovementFilter::default() },
+                    MovementFilter { account: Some(BOB), seq_max: Some(2), limit: 5, ..MovementFilter::default() },
+                ];
+                (
+                    model.watermark().expect("readable"),
+                    jobs.map(|filter| model.jobs(&filter).expect("readable")),
+                    workers.map(|filter| model.workers(&filter).expect("readable")),
+                    movements.map(|filter| model.movements(&filter).expect("readable")),
+                )
+            });
+            proptest::prop_assert_eq!(&answers[0], &answers[1]);
+        }
     }
 }

@@ -285,24 +285,24 @@ impl Server {
     /// Makes the tables of a part of the schema where they are missing, and refuses those of a newer program.
     pub(crate) fn prepare(
         &self,
-        part: &'static str,
+        what: &'static str,
+        part: &str,
         version: u32,
-        tables: &[&str],
+        tables: &[impl AsRef<str>],
     ) -> Result<(), StoreError> {
         if let Some(found) = self.version(part)? {
-            return match u32::try_from(found) {
-                Ok(found) if found <= version => Ok(()),
-                found => Err(StoreError::Newer {
-                    what: part,
-                    found: found.unwrap_or(u32::MAX),
-                    supported: version,
-                }),
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            return if found <= version {
+                Ok(())
+            } else {
+                Err(StoreError::Newer { what, found, supported: version })
             };
         }
-        let versions =
-            "CREATE TABLE IF NOT EXISTS plexus_schema(part TEXT PRIMARY KEY, version BIGINT NOT NULL)";
-        for sql in std::iter::once(versions).chain(tables.iter().copied()) {
-            self.define(sql)?;
+        self.define(
+            "CREATE TABLE IF NOT EXISTS plexus_schema(part TEXT PRIMARY KEY, version BIGINT NOT NULL)",
+        )?;
+        for sql in tables {
+            self.define(sql.as_ref())?;
         }
         let sql = "INSERT INTO plexus_schema(part, version) VALUES($1, $2) ON CONFLICT (part) DO NOTHING";
         self.repeat(CALL_MAX, async |session| session.execute(sql, &[&part, &i64::from(version)]).await)?;

@@ -42,7 +42,7 @@ const TABLES: &[&str] = &["CREATE TABLE IF NOT EXISTS groups(
 impl Server {
     pub(super) fn open(url: &ServerUrl) -> Result<Self, StoreError> {
         let opened = Self::open_reader(url)?;
-        opened.server.prepare("journal", SCHEMA_VERSION, TABLES)?;
+        opened.server.prepare("journal", "journal", SCHEMA_VERSION, TABLES)?;
         Ok(opened)
     }
 
