@@ -22,6 +22,9 @@ pub enum Error {
         /// By reqwest.
         source: reqwest::Error,
     },
+    /// Certificate authorities that are none.
+    #[error("there is no certificate in PEM among the certificate authorities")]
+    NoCertificate,
     /// No answer from the market.
     #[error("the market at {market} does not answer: {}", root_cause(source))]
     Unreachable {
@@ -81,6 +84,11 @@ impl Error {
         }
     }
 
+    /// Whether the market's certificate is not trusted.
+    pub fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Unreachable { source, .. } if is_certificate(source))
+    }
+
     /// Whether the same call may succeed later without anybody changing anything: the market does not answer, or is
     /// overloaded, or its store cannot write.
     pub fn is_transient(&self) -> bool {
@@ -90,6 +98,11 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// Whether the market's certificate was the reason.
+fn is_certificate(error: &reqwest::Error) -> bool {
+    root_cause(error).contains("certificate")
 }
 
 /// reqwest's own texts repeat the address; the innermost cause says what happened.

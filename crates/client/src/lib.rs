@@ -32,6 +32,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its wait a long poll may take.
 const LONG_POLL_MARGIN: Duration = Duration::from_secs(15);
 
+/// How a market is reached, where the usual way is not enough.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Certificate authorities in PEM that are trusted instead of the system's.
+    pub ca: Option<Vec<u8>>,
+    /// Names the span that a call is a part of (W3C Trace Context), if there is one.
+    pub traceparent: Option<fn() -> Option<String>>,
+}
+
 /// A market as one key sees it. Clones share the connection pool and the login.
 #[derive(Clone)]
 pub struct Client {
@@ -45,22 +54,24 @@ struct Inner {
     key: Option<SecretKey>,
     token: tokio::sync::Mutex<Option<session::Token>>,
     retries_max: u32,
+    traceparent: Option<fn() -> Option<String>>,
 }
 
 impl Client {
     /// A client of the market at `address` that acts for `key` (a wallet, or a session key that a wallet delegated to).
     pub fn new(address: &str, key: SecretKey) -> Result<Self, Error> {
-        Self::build(address, Some(key))
+        Self::with(address, Some(key), &Options::default())
     }
 
     /// A client that only reads what is public.
     pub fn anonymous(address: &str) -> Result<Self, Error> {
-        Self::build(address, None)
+        Self::with(address, None, &Options::default())
     }
 
-    fn build(address: &str, key: Option<SecretKey>) -> Result<Self, Error> {
+    /// A client with options.
+    pub fn with(address: &str, key: Option<SecretKey>, options: &Options) -> Result<Self, Error> {
         let url = parse_address(address)?;
-        let http = http_builder(&url)
+        let http = http_builder(&url, options)?
             .user_agent(concat!("plexus/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
@@ -78,6 +89,7 @@ impl Client {
                 key,
                 token: tokio::sync::Mutex::default(),
                 retries_max: transport::retries_default(),
+                traceparent: options.traceparent,
             }),
         })
     }
@@ -102,6 +114,10 @@ impl Client {
 
     fn retries_max(&self) -> u32 {
         self.inner.retries_max
+    }
+
+    fn traceparent(&self) -> Option<String> {
+        self.inner.traceparent.and_then(|current| current())
     }
 
     fn token_slot(&self) -> &tokio::sync::Mutex<Option<session::Token>> {
@@ -239,27 +255,33 @@ fn parse_address(address: &str) -> Result<Url, Error> {
 /// panics in a build where another crate turned TLS on, because no cryptography was chosen for it.
 pub fn plain_http() -> reqwest::Client {
     let url = Url::parse("http://market").expect("a constant address");
-    http_builder(&url).build().expect("a client without certificates")
+    let builder = http_builder(&url, &Options::default()).expect("no certificates are named");
+    builder.build().expect("a client without certificates")
 }
 
 #[cfg(feature = "tls")]
-fn http_builder(url: &Url) -> reqwest::ClientBuilder {
+fn http_builder(url: &Url, options: &Options) -> Result<reqwest::ClientBuilder, Error> {
     // Never fails but when another part of the process was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder();
-    if url.scheme() == "https" {
-        return builder;
+    if url.scheme() != "https" {
+        // A machine without any certificates still reaches a market without TLS.
+        let no_roots = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        return Ok(builder.tls_backend_preconfigured(no_roots));
     }
-    // A machine without any certificates still reaches a market without TLS.
-    let no_roots = rustls::ClientConfig::builder()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    builder.tls_backend_preconfigured(no_roots)
+    let Some(ca) = &options.ca else { return Ok(builder) };
+    let certificates = reqwest::Certificate::from_pem_bundle(ca).map_err(|source| Error::Setup { source })?;
+    if certificates.is_empty() {
+        return Err(Error::NoCertificate);
+    }
+    Ok(builder.tls_certs_only(certificates))
 }
 
 #[cfg(not(feature = "tls"))]
-fn http_builder(_url: &Url) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+fn http_builder(_url: &Url, _options: &Options) -> Result<reqwest::ClientBuilder, Error> {
+    Ok(reqwest::Client::builder())
 }
 
 /// `path` with the parameters that are there.

@@ -135,6 +135,7 @@ impl Client {
                 Err(source) => {
                     let again = call.repeatable || source.is_connect();
                     let error = Error::Unreachable { market: self.address().to_owned(), source };
+                    let again = again && !error.is_untrusted();
                     if !again {
                         return Err(error);
                     }
@@ -174,6 +175,9 @@ impl Client {
         }
         if let Some(token) = token {
             request = request.bearer_auth(token);
+        }
+        if let Some(traceparent) = self.traceparent() {
+            request = request.header("traceparent", traceparent);
         }
         for (name, value) in &call.headers {
             request = request.header(*name, value);

@@ -52,6 +52,8 @@ pub struct Auth {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    /// Whether clients reach us by TLS.
+    scheme: &'static str,
     hosts: Hosts,
     pending: Mutex<Challenges>,
 }
@@ -124,7 +126,7 @@ impl Hosts {
 
 impl Auth {
     /// An authority that signs with the market's key. `hosts` are its public names, with or without port.
-    pub fn new(key: &SecretKey, listen: SocketAddr, hosts: Vec<String>) -> Self {
+    pub fn new(key: &SecretKey, listen: SocketAddr, hosts: Vec<String>, tls: bool) -> Self {
         let seed: [u8; 32] = key.to_pair()[..32].try_into().expect("half of a key pair");
         let der = ed25519_dalek::SigningKey::from_bytes(&seed).to_pkcs8_der().expect("a key has a DER form");
         let mut validation = Validation::new(Algorithm::EdDSA);
@@ -136,6 +138,7 @@ impl Auth {
             encoding: EncodingKey::from_ed_der(der.as_bytes()),
             decoding: DecodingKey::from_ed_der(&key.public().0),
             validation,
+            scheme: if tls { "https" } else { "http" },
             hosts: Hosts { listen, named: hosts },
             pending: Mutex::default(),
         }
@@ -181,7 +184,7 @@ impl Auth {
         expires_at_ms: u64,
         session: Option<(PublicKey, u64)>,
     ) -> String {
-        let market = self.market;
+        let (market, scheme) = (self.market, self.scheme);
         let (statement, resources) = match session {
             None => (format!("Log in to the Plexus market {market}."), String::new()),
             Some((key, until)) => {
@@ -195,7 +198,7 @@ impl Auth {
             }
         };
         format!(
-            "{host} wants you to sign in with your Solana account:\n{address}\n\n{statement}\n\nURI: http://{host}\n\
+            "{host} wants you to sign in with your Solana account:\n{address}\n\n{statement}\n\nURI: {scheme}://{host}\n\
              Version: 1\nNonce: {nonce}\nIssued At: {}\nExpiration Time: {}{resources}",
             rfc3339(now),
             rfc3339(expires_at_ms)
@@ -300,7 +303,7 @@ mod tests {
 
     fn auth() -> Auth {
         let listen = "10.1.2.3:7700".parse().expect("an address");
-        Auth::new(&SecretKey::from_seed([9; 32]), listen, vec!["market.example".into()])
+        Auth::new(&SecretKey::from_seed([9; 32]), listen, vec!["market.example".into()], false)
     }
 
     #[test]
@@ -347,8 +350,12 @@ mod tests {
         let caller = Caller { account: PublicKey([1; 32]), key: PublicKey([2; 32]) };
         let session = auth.token(caller, TOKEN_MS).expect("a token");
         assert_eq!(auth.caller(Some(&format!("Bearer {}", session.token))).expect("it is valid"), caller);
-        let stranger =
-            Auth::new(&SecretKey::from_seed([8; 32]), "127.0.0.1:1".parse().expect("an address"), vec![]);
+        let stranger = Auth::new(
+            &SecretKey::from_seed([8; 32]),
+            "127.0.0.1:1".parse().expect("an address"),
+            vec![],
+            false,
+        );
         let forged = stranger.token(caller, TOKEN_MS).expect("a token").token;
         let over =
             Claims { iss: auth.market.to_string(), sub: caller.account, key: caller.key, iat: 1, exp: 2 };

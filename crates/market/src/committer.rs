@@ -105,6 +105,7 @@ enum Request {
     Lease(Parked),
     Query(Question),
     JournalBytesMax(Option<u64>, oneshot::Sender<()>),
+    Drain(oneshot::Sender<()>),
     Stop,
 }
 
@@ -148,6 +149,7 @@ impl Committer {
             due_ms: None,
             parking: Parking::default(),
             led: true,
+            draining: false,
             followers,
             status: status.clone(),
             metrics,
@@ -226,6 +228,15 @@ impl Committer {
         receiver.await.map_err(|_| Refusal::Stopped)
     }
 
+    /// Answers those who wait for work, and lets nobody wait from now on.
+    pub async fn drain(&self) {
+        let (done, answered) = oneshot::channel();
+        if self.enqueue(Request::Drain(done)).is_ok() {
+            // A thread that is gone has nobody waiting.
+            let _ = answered.await;
+        }
+    }
+
     /// Lets the thread end after what it has begun. Parked requests are answered without work.
     pub fn stop(&self) {
         // A full queue is waited for; a thread that is gone needs no word.
@@ -289,6 +300,8 @@ struct Core {
     parking: Parking,
     /// Whether this process leads the market; false once another one appended.
     led: bool,
+    /// Whether nobody may wait any more.
+    draining: bool,
     followers: SyncSender<Group>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -390,6 +403,10 @@ impl Core {
                     self.pause.end();
                     let _ = done.send(());
                 }
+                Request::Drain(done) => {
+                    self.draining = true;
+                    let _ = done.send(());
+                }
                 Request::Stop => {
                     running = false;
                     break;
@@ -403,6 +420,9 @@ impl Core {
             ask(self.state.as_ref().map(|state| (state, self.now_ms)));
         }
         self.give_up_waiting();
+        if self.draining {
+            self.end();
+        }
         self.due_ms = self.state.as_ref().and_then(|state| state.next_deadline_ms(self.now_ms));
         running && self.led
     }
@@ -442,7 +462,7 @@ impl Core {
             return;
         }
         if let Some(parked) = self.try_lease(parked, making) {
-            if parked.wish.wait.is_zero() {
+            if parked.wish.wait.is_zero() || self.draining {
                 // Answered after the group like the others, so that its reason is about durable state.
                 making.granted.push((parked, Vec::new()));
             } else {

@@ -28,12 +28,13 @@ mod projection;
 mod quotas;
 mod serve;
 mod time;
+mod tls;
 mod view;
 
 use std::{
     fs::{self, File, TryLockError},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
@@ -56,18 +57,18 @@ use crate::{
     live::Live,
     metrics::Metrics,
     projection::{Changes, Projection},
+    tls::Certificates,
 };
 
 pub use http::openapi;
 pub use keys::KeyFileError;
 pub use limits::Limits;
 pub use quotas::Quotas;
+pub use tls::{TlsError, TlsFiles};
 
 /// Makes a span part of the trace that a `traceparent` header names (W3C Trace Context).
 pub type AdoptParent = fn(&tracing::Span, &str);
 
-/// How long requests in flight may take to end when the market stops.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Between two checks of the invariants.
 const INVARIANTS_EVERY: Duration = Duration::from_secs(600);
 /// Programs compiled at once.
@@ -95,6 +96,10 @@ pub struct Config {
     pub blobs_bytes_max: Option<u64>,
     /// Most bytes of the journal; no limit but the disk when absent.
     pub journal_bytes_max: Option<u64>,
+    /// The certificate, where TLS is spoken.
+    pub tls: Option<TlsFiles>,
+    /// How long requests in flight may take to end when the market stops.
+    pub shutdown_max: Duration,
     /// How fast each caller may ask.
     pub limits: Limits,
     /// How much each account may have.
@@ -116,6 +121,8 @@ impl Config {
             blob_bytes_max: 1 << 30,
             blobs_bytes_max: None,
             journal_bytes_max: None,
+            tls: None,
+            shutdown_max: Duration::from_secs(10),
             limits: Limits::default(),
             quotas: Quotas::default(),
             adopt_parent: None,
@@ -168,6 +175,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error("cannot use the certificate")]
+    Tls(#[from] TlsError),
     /// No thread.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -176,6 +186,11 @@ pub enum StartError {
 /// A running market. Dropping it leaves it running until the process ends; [`shutdown`](Self::shutdown) ends it well.
 pub struct Market {
     addr: SocketAddr,
+    /// Where the market's own parts reach it without TLS, where others need it.
+    local: Option<SocketAddr>,
+    host: Option<String>,
+    certificates: Option<Arc<Certificates>>,
+    shutdown_max: Duration,
     key: SecretKey,
     committer: Committer,
     blobs: Arc<BlobStore>,
@@ -207,8 +222,18 @@ impl Market {
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let addr = listener.local_addr().map_err(listen_error)?;
 
+        // Names in a certificate are not ours to know: the market's own parts come in by another door, which is open to this
+        // machine alone.
+        let local = match &config.tls {
+            Some(_) => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(listen_error)?),
+            None => None,
+        };
+        let local_addr = local.as_ref().map(TcpListener::local_addr).transpose().map_err(listen_error)?;
+
         let metrics = Arc::new(Metrics::default());
         metrics.leads.set(1);
+        let certificates = config.tls.map(|files| Certificates::open(files, &metrics)).transpose()?;
+        let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
         let (stop, stopped) = watch::channel(false);
         let (follower, groups, follower_thread) =
             Follower::start(read_model, projection, journal.next_seq(), metrics.clone())
@@ -216,16 +241,21 @@ impl Market {
         let (committer, committer_thread) =
             Committer::start(journal, state, groups, metrics.clone()).map_err(StartError::Thread)?;
         let live = Live::start(committer.clone(), follower.clone(), metrics.clone(), stopped.clone());
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(judge::judge(committer.clone(), blobs.clone(), metrics.clone(), stopped.clone())),
             tokio::spawn(check_invariants(committer.clone(), metrics.clone(), stopped.clone())),
         ];
+        if let Some(certificates) = &certificates {
+            let watch = certificates.clone().watch(metrics.clone(), stopped.clone());
+            tasks.push(tokio::spawn(watch));
+        }
         let key = secrets.key.clone();
+        let host = config.hosts.first().cloned();
         let app = http::App {
             committer: committer.clone(),
             follower,
             live,
-            auth: auth::Auth::new(&key, addr, config.hosts),
+            auth: auth::Auth::new(&key, addr, config.hosts, certificates.is_some()),
             blobs: blobs.clone(),
             secrets,
             metrics,
@@ -240,10 +270,35 @@ impl Market {
             joins: Semaphore::new(JOINS_AT_ONCE),
         };
         let router = http::router(Arc::new(app));
-        let server = tokio::spawn(serve::serve(listener, router, serve::HEAD_TIME_MAX, stopped));
+        let server = {
+            let serve = |listener, tls| {
+                serve::serve(listener, router.clone(), tls, serve::HEAD_TIME_MAX, stopped.clone())
+            };
+            let (public, local) = (serve(listener, acceptor), local.map(|local| serve(local, None)));
+            tokio::spawn(async move {
+                match local {
+                    Some(local) => drop(tokio::join!(public, local)),
+                    None => public.await,
+                }
+            })
+        };
         tracing::info!(%addr, market = %key.public(), "the market is open");
         let threads = vec![committer_thread, follower_thread];
-        Ok(Self { addr, key, committer, blobs, stop, server, tasks, threads, _lock: lock })
+        Ok(Self {
+            addr,
+            local: local_addr,
+            host,
+            certificates,
+            shutdown_max: config.shutdown_max,
+            key,
+            committer,
+            blobs,
+            stop,
+            server,
+            tasks,
+            threads,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -251,9 +306,26 @@ impl Market {
         self.addr
     }
 
-    /// Where clients on this machine find it.
+    /// Where clients find it: by its first public name where it speaks TLS, as the certificate is for that.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        match (&self.certificates, &self.host) {
+            (None, _) => format!("http://{}", self.addr),
+            (Some(_), None) => format!("https://{}", self.addr),
+            (Some(_), Some(host)) if host.contains(':') => format!("https://{host}"),
+            (Some(_), Some(host)) => format!("https://{host}:{}", self.addr.port()),
+        }
+    }
+
+    /// Where the market's own parts on this machine reach it, whatever its certificate says.
+    pub fn local_url(&self) -> String {
+        self.local.map_or_else(|| self.url(), |local| format!("http://{local}"))
+    }
+
+    /// Looks now whether there is a new certificate, instead of within seconds.
+    pub fn reload_certificate(&self) {
+        if let Some(certificates) = &self.certificates {
+            certificates.look_now();
+        }
     }
 
     /// The market's own key: a worker that logs in with it is its verifier.
@@ -284,14 +356,16 @@ impl Market {
     /// Stops taking requests, answers those that wait, and ends. What was answered is durable.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        let committer = self.committer.clone();
-        let _ = tokio::task::spawn_blocking(move || committer.stop()).await;
+        self.committer.drain().await;
         let mut server = self.server;
-        if tokio::time::timeout(SHUTDOWN_MAX, &mut server).await.is_err() {
+        if tokio::time::timeout(self.shutdown_max, &mut server).await.is_err() {
+            tracing::warn!(after = ?self.shutdown_max, "some requests were not answered in time");
             server.abort();
             // The router and all that it holds are gone once the task is.
             let _ = server.await;
         }
+        let committer = self.committer.clone();
+        let _ = tokio::task::spawn_blocking(move || committer.stop()).await;
         for task in self.tasks {
             task.abort();
             let _ = task.await;

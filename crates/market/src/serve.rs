@@ -1,4 +1,4 @@
-//! Serves the router: HTTP/1.1 over TCP, with bounds on what one connection, and all of them together, may hold.
+//! Serves the router: HTTP/1.1 over TCP or TLS, with bounds on what one connection, and all of them together, may hold.
 //!
 //! A connection that sends no whole request head for [`HEAD_TIME_MAX`] is closed, be it slow or idle. An answer may take as long
 //! as it likes: requests for work and the event stream are meant to. How long a body may take is bounded where it is read.
@@ -9,10 +9,12 @@ use axum::Router;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tower_service::Service;
 
 use crate::http::entry::Peer;
@@ -22,6 +24,11 @@ const CONNECTIONS_MAX: usize = 20 * 1024;
 /// Between two requests of a connection, the head of the second included. Longer than the 90 s after which common clients give
 /// an idle connection up, so that none is closed under a request that was just sent.
 pub const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// The answer to a client that speaks HTTP where TLS is spoken.
+const WITHOUT_TLS: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
+    content-length: 52\r\n\r\nthis market speaks TLS: begin its address with https";
 /// After the system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -29,6 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     head_time_max: Duration,
     stop: watch::Receiver<bool>,
 ) {
@@ -40,7 +48,8 @@ pub async fn serve(
             // A handler that panicked took its connection with it, and nothing else.
             Some(_) = connections.join_next() => {}
             (stream, peer) = accept(&listener), if connections.len() < CONNECTIONS_MAX => {
-                connections.spawn(converse(stream, Peer(peer), router.clone(), head_time_max, stop.clone()));
+                let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+                connections.spawn(meet(stream, Peer(peer), tls, router, head_time_max, stop));
             }
         }
     }
@@ -67,15 +76,47 @@ fn ended_before(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn converse(
+/// Shakes hands where TLS is spoken, and converses.
+async fn meet(
     stream: TcpStream,
     peer: Peer,
+    tls: Option<TlsAcceptor>,
     router: Router,
     head_time_max: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
     // Small answers must not wait for more; without it they are only slower.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return converse(stream, peer, router, head_time_max, stop).await };
+    let secured = tokio::select! {
+        secured = tokio::time::timeout(HANDSHAKE_TIME_MAX, shake_hands(stream, tls)) => secured,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    match secured {
+        Ok(Ok(stream)) => converse(stream, peer, router, head_time_max, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, peer = %peer.0, "no TLS came about"),
+        Err(_) => tracing::debug!(peer = %peer.0, "no TLS came about in time"),
+    }
+}
+
+async fn shake_hands(mut stream: TcpStream, tls: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    // A TLS handshake begins with 22; whoever begins with a letter speaks HTTP, and hears in HTTP what to do.
+    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
+        stream.write_all(WITHOUT_TLS.as_bytes()).await?;
+        stream.shutdown().await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a client that speaks HTTP without TLS"));
+    }
+    tls.accept(stream).await
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    router: Router,
+    head_time_max: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.clone().call(request)
@@ -103,7 +144,7 @@ async fn converse(
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -131,7 +172,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(serve(listener, router, HEAD_TIME, stopped));
+        let server = tokio::spawn(serve(listener, router, None, HEAD_TIME, stopped));
         let unfinished = answer(address, b"GET /slow HTTP/1.1\r\nhost: a\r\n").await;
         assert!(!unfinished.contains("slow"), "{unfinished}");
         // Its connection is idle afterwards, and closed too.

@@ -19,6 +19,9 @@ pub struct MarketArgument {
         default_value = "http://127.0.0.1:7700"
     )]
     pub market: String,
+    /// Trust the certificate authorities in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", env = "PLEXUS_CA", hide_env = true)]
+    pub ca: Option<PathBuf>,
 }
 
 /// Whose wallet.
@@ -57,11 +60,22 @@ impl WalletArgument {
 impl MarketArgument {
     /// A client that only reads.
     pub fn anonymous(&self) -> Result<Client, Failure> {
-        Ok(Client::anonymous(&self.market)?)
+        self.client(None)
     }
 
     /// A client that acts for a wallet.
     pub fn with(&self, key: SecretKey) -> Result<Client, Failure> {
-        Ok(Client::new(&self.market, key)?)
+        self.client(Some(key))
+    }
+
+    fn client(&self, key: Option<SecretKey>) -> Result<Client, Failure> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| {
+                Failure::new(format!("cannot read {}: {error}", path.display()))
+                    .fix("name a PEM file with the certificate authority of the market with --ca")
+            })
+        };
+        let ca = self.ca.as_ref().map(read).transpose()?;
+        Ok(Client::with(&self.market, key, &client::Options { ca, ..client::Options::default() })?)
     }
 }

@@ -18,6 +18,7 @@ pub const HELP: &str = "Exit codes:
 
 Environment:
   PLEXUS_MARKET   the market's address
+  PLEXUS_CA       a PEM file with certificate authorities to trust instead of the system's
   PLEXUS_WALLET   the wallet's file
   PLEXUS_ADAPTER  the GPU of a worker: a part of its name, or its number in `plexus device`
   PLEXUS_LOG      what is logged to standard error, such as `info` or `worker=debug`
@@ -137,6 +138,11 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let text = error.to_string();
+        if error.is_untrusted() {
+            return Self::new(text).exit(Exit::Unreachable).code("market_untrusted").fix(
+                "name the certificate authority of the market with --ca FILE, and reach it by a name in its certificate",
+            );
+        }
         match error {
             Error::Unreachable { .. } => Self::new(text)
                 .exit(Exit::Unreachable)

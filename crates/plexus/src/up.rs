@@ -89,7 +89,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let mut verifier = None;
     if !options.no_verifier {
         let config = Config {
-            market: client::Client::new(&address, market.key().clone())?,
+            market: client::Client::new(&market.local_url(), market.key().clone())?,
             cache: CacheConfig::default(),
             version: work::version(),
             // The lock on the folder keeps a second market, and so a second verifier, away.

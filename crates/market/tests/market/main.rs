@@ -13,3 +13,4 @@ mod limits;
 mod lists;
 mod rig;
 mod spine;
+mod tls;
