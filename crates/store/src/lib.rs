@@ -13,6 +13,7 @@ mod leaders;
 mod location;
 mod read_model;
 mod server;
+mod snapshots;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -25,3 +26,4 @@ pub use object_store::GetRange as ByteRange;
 pub use read_model::{
     Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerFilter, WorkerRow,
 };
+pub use snapshots::{Snapshot, Snapshots};
