@@ -201,6 +201,29 @@ pub enum Event {
         /// When the lease ends if the worker does not heed.
         until_ms: u64,
     },
+    /// Devices are kept for a stage whose units run at the same time.
+    DevicesReserved {
+        /// The job.
+        job: JobId,
+        /// The stage's number.
+        stage: u32,
+        /// When the last of them is free, by estimate.
+        start_ms: u64,
+        /// The devices' workers.
+        members: Vec<PublicKey>,
+    },
+    /// The units of such a stage were given out; each worker fetches its lease with its next request.
+    LeasesOffered {
+        /// The leases, granted before.
+        leases: Vec<LeaseId>,
+    },
+    /// A worker fetched leases that it was offered.
+    LeasesFetched {
+        /// The worker.
+        worker: PublicKey,
+        /// The leases.
+        leases: Vec<LeaseId>,
+    },
 }
 
 impl Event {
@@ -211,6 +234,7 @@ impl Event {
             | Self::LeaseEnded { .. }
             | Self::ReceiptCommitted { .. }
             | Self::LeaseSplit { .. }
+            | Self::LeasesOffered { .. }
             | Self::PackageRejected { .. }
             | Self::WorkerLeft { .. }
             | Self::WorkerDraining { .. } => true,

@@ -1,11 +1,13 @@
 //! Folding events into the state. Nothing is decided here: an event is a fact.
 
+use std::cmp::Reverse;
+
 use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
     AcceptedRun, Account, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney, JobState,
-    Lease, LeaveCause, Package, PackageState, Session, Split, StageQueue, State, VerificationCounts,
-    WaitingRun, Work, Worker,
+    Lease, LeaveCause, Package, PackageState, Priority, Promise, Reservation, Session, Split, StageQueue,
+    State, VerificationCounts, WaitingRun, Work, Worker,
     state::{Closed, Late, Remembered},
 };
 
@@ -73,7 +75,7 @@ impl State {
                 for stage in 0..spec.stages.len() as u32 {
                     let (first, count) = (spec.first_unit(0, stage), spec.stages[stage as usize].units);
                     let run = WaitingRun { first, count, attempts: 0, avoid: Vec::new(), late: None };
-                    self.put_waiting(*job, run);
+                    self.put_waiting(*job, run, at_ms);
                 }
                 if let Some((key, request)) = key {
                     self.remember(*key, Remembered { request: *request, job: Some(*job) });
@@ -97,6 +99,7 @@ impl State {
                     earned: Amount::ZERO,
                     streak: 0,
                     rejected: 0,
+                    promise: None,
                 });
                 entry.owner = *owner;
                 entry.verifier = *owner == market;
@@ -133,7 +136,7 @@ impl State {
             Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
                 self.grant(*lease, *worker, *work, *generation, at_ms, (*deadline_ms, *deadline_ms_max));
             }
-            Event::LeaseEnded { lease, cause } => self.end_lease(*lease, cause),
+            Event::LeaseEnded { lease, cause } => self.end_lease(*lease, cause, at_ms),
             Event::ReceiptCommitted { receipt, outputs, work, .. } => {
                 let (owner, job) = match self.leases.get(&receipt.lease) {
                     Some(lease) => (lease.owner, lease.job),
@@ -210,7 +213,7 @@ impl State {
                 self.pay(job, worker, owner, pay);
             }
             Event::PackageAccepted { package, pay } => self.accept(*package, pay),
-            Event::PackageRejected { package, .. } => self.reject(*package),
+            Event::PackageRejected { package, .. } => self.reject(*package, at_ms),
             Event::UnitsParked { job, run, why } => {
                 self.take_waiting(*job, *run);
                 let job = self.job(*job);
@@ -238,7 +241,7 @@ impl State {
                     self.late.remove(&lease);
                 }
                 for stage in 0..stages {
-                    self.runnable.remove(&(id, stage));
+                    self.dequeue(id, stage);
                 }
                 take(&mut self.ledger.held, *refund);
                 add(&mut self.ledger.refunded, *refund);
@@ -253,8 +256,35 @@ impl State {
                 let entry = self.leases.get_mut(lease).expect(CORRUPT);
                 entry.yields_to = Some(*job);
                 entry.deadline_ms_max = entry.deadline_ms_max.min(*until_ms);
-                let until = entry.deadline_ms.min(*until_ms);
+                let (until, worker) = (entry.deadline_ms.min(*until_ms), entry.worker);
                 self.renew(*lease, until);
+                // Time to yield, and then to ask.
+                let promise = Promise { job: *job, until_ms: until_ms + self.params.offer_ms_max };
+                self.worker(worker).promise = Some(promise);
+                for queue in &mut self.job(*job).queues {
+                    queue.hungry_since_ms = at_ms;
+                }
+            }
+            Event::DevicesReserved { job, stage, start_ms, members } => {
+                self.reservation = Some(Reservation {
+                    job: *job,
+                    stage: *stage,
+                    start_ms: *start_ms,
+                    members: members.iter().copied().collect(),
+                    made_ms: at_ms,
+                });
+            }
+            Event::LeasesOffered { leases } => {
+                self.reservation = None;
+                for lease in leases {
+                    self.offered.insert((self.leases[lease].worker, *lease));
+                }
+            }
+            Event::LeasesFetched { worker, leases } => {
+                for lease in leases {
+                    self.offered.remove(&(*worker, *lease));
+                    self.renew(*lease, at_ms + self.params.lease_ms);
+                }
             }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
@@ -327,6 +357,13 @@ impl State {
                 let entry = self.job(job);
                 entry.leased_units += u64::from(run.count);
                 entry.state = JobState::Running;
+                entry.queue_of(run.first).hungry_since_ms = at_ms;
+                let class = entry.spec.priority;
+                self.classes.insert((class, Reverse(id)));
+                let holder = self.worker(worker);
+                if holder.promise.is_some_and(|promise| promise.job == job) {
+                    holder.promise = None;
+                }
                 job
             }
             Work::Check { check } => {
@@ -379,6 +416,7 @@ impl State {
         let package = Package { run: tail, state: PackageState::Leased(rest), ..entry.clone() };
         self.packages.insert(rest_package, package);
         self.worker(new.worker).leases.insert(rest);
+        self.classes.insert((self.jobs[&job].spec.priority, Reverse(rest)));
         self.deadlines.insert((new.deadline_ms, rest));
         self.leases.insert(rest, new);
         self.split.insert(id, rest);
@@ -404,12 +442,12 @@ impl State {
         }
         queue.waiting_units -= taken;
         if queue.waiting.is_empty() {
-            self.runnable.remove(&(id, stage));
+            self.dequeue(id, stage);
         }
         answer
     }
 
-    fn put_waiting(&mut self, id: JobId, run: WaitingRun) {
+    fn put_waiting(&mut self, id: JobId, run: WaitingRun, at_ms: u64) {
         let job = self.job(id);
         let stage = job.spec.place(run.first).stage;
         let queue = &mut job.queues[stage as usize];
@@ -426,17 +464,40 @@ impl State {
             }
             _ => queue.waiting.push_front(run),
         }
-        self.runnable.insert((id, stage));
+        if self.runnable.insert((id, stage)) {
+            self.jobs.get_mut(&id).expect(CORRUPT).queues[stage as usize].hungry_since_ms = at_ms;
+            let spec = &self.jobs[&id].spec;
+            if spec.stages[stage as usize].devices > 1 {
+                self.gangs.insert((id, stage));
+            }
+            if spec.priority >= Priority::High {
+                self.pressing.insert((id, stage));
+            }
+        }
+    }
+
+    fn dequeue(&mut self, id: JobId, stage: u32) {
+        self.runnable.remove(&(id, stage));
+        self.pressing.remove(&(id, stage));
+        if self.gangs.remove(&(id, stage))
+            && self.reservation.as_ref().is_some_and(|made| (made.job, made.stage) == (id, stage))
+        {
+            self.reservation = None;
+        }
     }
 
     fn remove_lease(&mut self, id: LeaseId) -> Lease {
         let lease = self.leases.remove(&id).expect(CORRUPT);
         self.deadlines.remove(&(lease.deadline_ms, id));
+        self.offered.remove(&(lease.worker, id));
+        if let Work::Package { job, .. } = lease.work {
+            self.classes.remove(&(self.jobs[&job].spec.priority, Reverse(id)));
+        }
         self.worker(lease.worker).leases.remove(&id);
         lease
     }
 
-    fn end_lease(&mut self, id: LeaseId, cause: &EndCause) {
+    fn end_lease(&mut self, id: LeaseId, cause: &EndCause, at_ms: u64) {
         let lease = self.remove_lease(id);
         let failed = matches!(cause, EndCause::Expired | EndCause::Failed { .. });
         if let (true, Some(job)) = (failed, self.jobs.get_mut(&lease.job)) {
@@ -456,7 +517,7 @@ impl State {
                     avoid.truncate(AVOID_MAX - 1);
                     avoid.insert(0, lease.worker);
                 }
-                let late = matches!(cause, EndCause::Expired).then_some(id);
+                let late = matches!(cause, EndCause::Expired | EndCause::Preempted).then_some(id);
                 if late.is_some() {
                     let (worker, owner, generation) = (lease.worker, lease.owner, lease.generation);
                     self.late.insert(id, Late { worker, owner, generation, package, job, run });
@@ -464,6 +525,7 @@ impl State {
                 self.put_waiting(
                     job,
                     WaitingRun { first: run.first, count: run.count.into(), attempts, avoid, late },
+                    at_ms,
                 );
             }
             Work::Check { check } => {
@@ -611,7 +673,7 @@ impl State {
         }
     }
 
-    fn reject(&mut self, id: PackageId) {
+    fn reject(&mut self, id: PackageId, at_ms: u64) {
         let (package, decided) = self.remove_package(id);
         let PackageState::Committed { worker, .. } = package.state else { panic!("{CORRUPT}") };
         for check in decided {
@@ -634,7 +696,7 @@ impl State {
             avoid,
             late: None,
         };
-        self.put_waiting(package.job, run);
+        self.put_waiting(package.job, run, at_ms);
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{Amount, JobId};
 
-use crate::{CheckState, JobReason, PackageState, State, Work, WorkerReason};
+use crate::{CheckState, JobReason, PackageState, Priority, State, Work, WorkerReason};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every invariant the state breaks.
+/// Every invariant the state breaks at `now_ms`.
 ///
 /// - I1: tokens are conserved: deposits = balances + escrow + treasury + burned.
 /// - I2: a job's money is conserved: escrowed = paid + treasury + burned + refunded + held, and an ended job holds nothing.
@@ -34,7 +34,7 @@ impl fmt::Display for Violation {
 /// - I6: nobody checks their own owner's work, the market's verifier apart.
 /// - I7: every unfinished job and every worker has a reason.
 /// - I8: the indices agree with what they index.
-pub fn violations(state: &State) -> Vec<Violation> {
+pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut expect = |holds: bool, id: &'static str, what: &dyn Fn() -> String| {
         if !holds {
@@ -104,17 +104,35 @@ pub fn violations(state: &State) -> Vec<Violation> {
                 });
             }
         }
-        let reason = state.job_reason(*id);
+        let reason = state.job_reason(*id, now_ms);
         expect(reason.is_some(), "I7", &|| format!("{id} has no reason"));
         // A promise must be one that some worker hears too.
         if matches!(reason, Some(JobReason::NextRequest { .. })) {
             let heard = state.providers.iter().any(|key| {
                 let known = &state.workers[key];
-                known.leases.is_empty() && state.worker_reason(*key, 0) == Some(WorkerReason::NextRequest)
+                known.leases.is_empty()
+                    && state.worker_reason(*key, now_ms) == Some(WorkerReason::NextRequest)
             });
             expect(heard, "I7", &|| format!("{id} waits for a request that nobody is told to make"));
         }
     }
+
+    for (id, number) in &state.runnable {
+        let spec = &state.jobs[id].spec;
+        let listed = [state.gangs.contains(&(*id, *number)), state.pressing.contains(&(*id, *number))];
+        let wanted = [spec.stages[*number as usize].devices > 1, spec.priority >= Priority::High];
+        expect(listed == wanted, "I8", &|| format!("stage {number} of {id} is listed as {listed:?}"));
+    }
+    let listed = state.gangs.union(&state.pressing).all(|entry| state.runnable.contains(entry));
+    expect(listed, "I8", &|| "a stage is listed that does not wait".into());
+    for (worker, lease) in &state.offered {
+        let held = state.leases.get(lease).is_some_and(|lease| lease.worker == *worker);
+        expect(held, "I8", &|| format!("{lease} is offered to {worker}, who does not hold it"));
+    }
+    let packages = state.leases.values().filter(|lease| matches!(lease.work, Work::Package { .. })).count();
+    expect(packages == state.classes.len(), "I8", &|| {
+        format!("{} leases are listed by class, there are {packages}", state.classes.len())
+    });
 
     let mut in_hands = BTreeSet::new();
     for (id, lease) in &state.leases {
@@ -167,7 +185,7 @@ pub fn violations(state: &State) -> Vec<Violation> {
         });
     }
     for (key, worker) in &state.workers {
-        expect(state.worker_reason(*key, 0).is_some(), "I7", &|| format!("{key} has no reason"));
+        expect(state.worker_reason(*key, now_ms).is_some(), "I7", &|| format!("{key} has no reason"));
         let heard = state.heard.contains(&(worker.seen_at_ms, *key));
         expect(heard == worker.gone.is_none(), "I8", &|| format!("{key} is gone, or is it?"));
         let provides = state.providers.contains(key);

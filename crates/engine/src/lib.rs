@@ -21,9 +21,11 @@ mod command;
 mod decide;
 mod event;
 mod evolve;
+mod gang;
 mod invariants;
 mod matching;
 mod params;
+mod preempt;
 mod reason;
 mod state;
 pub mod v1;
@@ -34,8 +36,10 @@ pub use event::{
     CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Priority,
     Requirements, Royalty, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
+pub use gang::Reservation;
 pub use invariants::{Violation, violations};
 pub use params::Params;
+pub use preempt::Promise;
 pub use reason::{JobReason, Misfit, WorkerReason, fits};
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,

@@ -4,7 +4,7 @@
 //! served in the order they came. A worker gets nothing it cannot run, no check of its own owner's work, and no units that
 //! it failed while somebody else could take them.
 
-use protocol::{CheckId, JobId, PackageId, PublicKey, UnitRun};
+use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{Check, PackageState, Stage, StageQueue, State, WaitingRun, Work, Worker, reason::fits};
 
@@ -25,12 +25,15 @@ pub(crate) struct Grant {
 
 impl State {
     /// The next work for a worker.
-    pub(crate) fn next_work(&self, key: PublicKey, now_ms: u64) -> Option<Grant> {
+    pub(crate) fn next_work(&self, key: PublicKey, now_ms: u64, backfill_us: Option<u64>) -> Option<Grant> {
         let worker = &self.workers[&key];
         if !worker.online() || worker.leases.len() >= self.params.leases_per_worker_max as usize {
             return None;
         }
-        if let Some(id) = self.next_check(key, worker, now_ms) {
+        // A reserved device takes nothing that may not end before the units it is kept for.
+        if let Some(id) = self.next_check(key, worker, now_ms)
+            && backfill_us.is_none_or(|us| self.check_us_estimate(&self.checks[&id]) <= us)
+        {
             let check = &self.checks[&id];
             let units = check.units.len() as u64;
             let time_ms_max = self.jobs[&check.job].spec.stage_of(check.units[0]).time_ms_max;
@@ -40,20 +43,42 @@ impl State {
         if worker.verifier {
             return None;
         }
-        self.runnable.iter().find_map(|(id, number)| {
+        let promised = worker.promise.filter(|promise| now_ms < promise.until_ms).map(|promise| promise.job);
+        let promised = promised.into_iter().flat_map(|job| self.runnable.range((job, 0)..=(job, u32::MAX)));
+        promised.chain(&self.runnable).find_map(|(id, number)| {
             let job = &self.jobs[id];
             let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
             fits(&stage.requirements, &worker.device).ok()?;
-            if self.holds_enough(worker, *id, queue) {
+            if stage.devices > 1 || self.holds_enough(worker, *id, queue) {
                 return None;
             }
             let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
-            let count = self.package_units(stage, queue, run);
+            let mut count = self.package_units(stage, queue, run);
+            if let Some(us) = backfill_us {
+                let fit = us / self.unit_us_estimate(*id, run.first);
+                count = count.min(u32::try_from(fit).unwrap_or(u32::MAX));
+            }
+            if count == 0 {
+                return None;
+            }
             let package = PackageId(self.next.package + 1);
             let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
             let time_ms_max = stage.time_ms_max;
             Some(Grant { work, generation: run.attempts + 1, units: count.into(), time_ms_max })
         })
+    }
+
+    /// Whether a worker's next request brings it work.
+    pub(crate) fn would_get_work(&self, key: PublicKey, now_ms: u64) -> bool {
+        let offered = || self.offered.range((key, LeaseId(0))..=(key, LeaseId(u64::MAX))).next().is_some();
+        let plan = self.gang_plan(now_ms);
+        let starts = plan.as_ref().is_some_and(|plan| plan.start_ms <= now_ms && plan.members.contains(&key));
+        let backfill_us = plan.and_then(|plan| plan.backfill_us(key, now_ms));
+        offered() || starts || self.next_work(key, now_ms, backfill_us).is_some()
+    }
+
+    fn check_us_estimate(&self, check: &Check) -> u64 {
+        self.unit_us_estimate(check.job, check.units[0]).saturating_mul(check.units.len() as u64)
     }
 
     /// The next check for a worker, of the oldest job first.

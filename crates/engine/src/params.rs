@@ -61,6 +61,12 @@ params! {
     audit_rate_floor_ppm: u32 = 5_000;
     /// The market's own verifier leaves a check to others for this long.
     verifier_wait_ms: u64 = 2_000;
+    /// A job of a high class waits this long before it reclaims devices from lower classes.
+    preempt_after_ms: u64 = 2_000;
+    /// A worker that is asked to yield a lease loses it after this long.
+    yield_ms_max: u64 = 10_000;
+    /// A worker that was given leases without asking loses them if it does not fetch them within this time.
+    offer_ms_max: u64 = 10_000;
     /// Closed leases whose receipts are remembered, so that a repeated one gets the first answer again.
     closed_leases_max: u32 = 65_536;
     /// Idempotency keys that are remembered.

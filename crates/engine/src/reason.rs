@@ -75,6 +75,27 @@ pub enum JobReason {
         /// Workers online.
         online: u64,
     },
+    /// Its units run at the same time, and there are not that many devices.
+    TooFewDevices {
+        /// Devices needed at once.
+        needed: u64,
+        /// Workers online that can run it.
+        fitting: u64,
+    },
+    /// Its units run at the same time; devices are kept for them until enough are free.
+    Gathering {
+        /// Devices needed at once.
+        needed: u64,
+        /// Of those kept, the ones that are free.
+        free: u64,
+        /// When the last of them is, by estimate.
+        start_ms: u64,
+    },
+    /// Its units run at the same time, and another job of that kind comes first.
+    GangBehind {
+        /// The other job.
+        job: JobId,
+    },
     /// A worker that can run it is idle and will be given its units at its next request.
     NextRequest {
         /// Workers that can run it and are idle.
@@ -144,6 +165,13 @@ pub enum WorkerReason {
         /// Checks that wait for others first.
         checks: u64,
     },
+    /// Its device is kept for a job whose units run at the same time, and nothing that waits is short enough to run before.
+    Reserved {
+        /// The job.
+        job: JobId,
+        /// When its units start, by estimate.
+        start_ms: u64,
+    },
     /// It finishes its leases and takes no more.
     Draining {
         /// Leases left.
@@ -155,7 +183,7 @@ pub enum WorkerReason {
 
 impl State {
     /// Why a job is not done; nothing when there is no such job.
-    pub fn job_reason(&self, id: JobId) -> Option<JobReason> {
+    pub fn job_reason(&self, id: JobId, now_ms: u64) -> Option<JobReason> {
         let job = self.jobs.get(&id)?;
         Some(match &job.state {
             JobState::Done => JobReason::Done,
@@ -163,11 +191,11 @@ impl State {
             JobState::Incomplete { why } => {
                 JobReason::Incomplete { parked: job.parked_units, why: why.clone() }
             }
-            JobState::Waiting | JobState::Running => self.unfinished_reason(job),
+            JobState::Waiting | JobState::Running => self.unfinished_reason(id, job, now_ms),
         })
     }
 
-    fn unfinished_reason(&self, job: &Job) -> JobReason {
+    fn unfinished_reason(&self, id: JobId, job: &Job, now_ms: u64) -> JobReason {
         let online: Vec<_> = self.providers.iter().map(|key| (*key, &self.workers[key])).collect();
         let count = online.len() as u64;
         if job.leased_units > 0 {
@@ -190,16 +218,41 @@ impl State {
             let lacks = fits(&stage.requirements, &online[0].1.device).expect_err("no worker fits");
             return JobReason::NoWorkerFits { online: count, lacks };
         }
+        if waiting().all(|(stage, _)| stage.devices > 1) {
+            return self.gang_reason(id, now_ms, fitting.len() as u64);
+        }
         // Who failed all that waits is passed over while there is somebody else.
         fitting.retain(|(key, worker)| {
             waiting().any(|(stage, queue)| {
-                fits(&stage.requirements, &worker.device).is_ok()
+                stage.devices == 1
+                    && fits(&stage.requirements, &worker.device).is_ok()
                     && queue.waiting.iter().any(|run| self.may_run(*key, stage, run))
             })
         });
-        match fitting.iter().filter(|(_, w)| w.leases.is_empty()).count() as u64 {
+        // A device that is kept for others may be idle and get nothing.
+        let gets = |key, worker: &crate::Worker| {
+            worker.leases.is_empty() && (self.gangs.is_empty() || self.would_get_work(key, now_ms))
+        };
+        match fitting.iter().filter(|(key, worker)| gets(*key, worker)).count() as u64 {
             0 => JobReason::AllBusy { fitting: fitting.len() as u64, online: count },
             idle => JobReason::NextRequest { idle },
+        }
+    }
+
+    fn gang_reason(&self, id: JobId, now_ms: u64, fitting: u64) -> JobReason {
+        let gangs = self.gangs.range((id, 0)..=(id, u32::MAX));
+        let needed = gangs.map(|(_, stage)| self.gang_size(id, *stage)).min().unwrap_or(0);
+        match self.gang_plan(now_ms) {
+            Some(plan) if plan.job != id => JobReason::GangBehind { job: plan.job },
+            Some(plan) if plan.start_ms <= now_ms => {
+                JobReason::NextRequest { idle: plan.members.len() as u64 }
+            }
+            Some(plan) => {
+                let free =
+                    plan.members.iter().filter(|key| self.workers[key].leases.is_empty()).count() as u64;
+                JobReason::Gathering { needed, free, start_ms: plan.start_ms }
+            }
+            None => JobReason::TooFewDevices { needed, fitting },
         }
     }
 
@@ -235,10 +288,15 @@ impl State {
         if leases > 0 {
             return Some(WorkerReason::Working { leases });
         }
-        if self.next_work(key, now_ms).is_some() {
+        if self.would_get_work(key, now_ms) {
             return Some(WorkerReason::NextRequest);
         }
         let checks = self.waiting_checks.len() as u64;
+        if let Some(plan) = self.gang_plan(now_ms)
+            && plan.backfill_us(key, now_ms).is_some()
+        {
+            return Some(WorkerReason::Reserved { job: plan.job, start_ms: plan.start_ms });
+        }
         if worker.verifier {
             return Some(WorkerReason::VerifierStandby { checks });
         }

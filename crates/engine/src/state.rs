@@ -1,13 +1,16 @@
 //! What the market believes: the fold of its events.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun,
     WorkerOffer,
 };
 
-use crate::{Event, JobSpec, LeaveCause, Params, Work};
+use crate::{Event, JobSpec, LeaveCause, Params, Priority, Promise, Reservation, Work};
 
 /// The state of one market.
 ///
@@ -27,12 +30,21 @@ pub struct State {
     pub(crate) checks: BTreeMap<CheckId, Check>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) next: Counters,
+    pub(crate) reservation: Option<Reservation>,
     pub(crate) closed: BTreeMap<LeaseId, Closed>,
     pub(crate) idempotency: BTreeMap<Hash, Remembered>,
     pub(crate) idempotency_order: VecDeque<Hash>,
     // Indices.
     /// Stages of jobs that have waiting units.
     pub(crate) runnable: BTreeSet<(JobId, u32)>,
+    /// Those of them whose units run at the same time.
+    pub(crate) gangs: BTreeSet<(JobId, u32)>,
+    /// Those of them that may reclaim devices.
+    pub(crate) pressing: BTreeSet<(JobId, u32)>,
+    /// Leases of packages by their jobs' class, the latest first.
+    pub(crate) classes: BTreeSet<(Priority, Reverse<LeaseId>)>,
+    /// Leases whose workers did not ask for them and have not fetched them yet.
+    pub(crate) offered: BTreeSet<(PublicKey, LeaseId)>,
     pub(crate) waiting_checks: BTreeSet<CheckId>,
     /// The same by job, so that one job whose checks nobody can make does not stand before the others'.
     pub(crate) job_checks: BTreeSet<(JobId, CheckId)>,
@@ -164,6 +176,8 @@ pub struct StageQueue {
     pub device_us: u64,
     /// Units it covers.
     pub device_units: u64,
+    /// Since when it waits for a device: units came, one was given out, or devices were reclaimed for it.
+    pub hungry_since_ms: u64,
 }
 
 impl StageQueue {
@@ -316,6 +330,8 @@ pub struct Worker {
     pub streak: u32,
     /// Packages that were rejected.
     pub rejected: u64,
+    /// The job that its device was reclaimed for.
+    pub promise: Option<Promise>,
 }
 
 impl Worker {
@@ -610,7 +626,14 @@ impl State {
             let at = self.checks[id].since_ms + self.params.verifier_wait_ms;
             (at > now_ms).then_some(at)
         });
-        [lease, silence, verifier].into_iter().flatten().min()
+        // Looked at again a little later when there was nothing to reclaim.
+        let preempt = self
+            .pressing
+            .iter()
+            .map(|(job, stage)| self.may_preempt_from_ms(*job, *stage).max(now_ms + 1_000))
+            .min()
+            .filter(|_| !self.classes.is_empty());
+        [lease, silence, verifier, preempt].into_iter().flatten().min()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {

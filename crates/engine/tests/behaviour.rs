@@ -109,7 +109,10 @@ fn a_quorum_needs_that_many_owners() {
         world.commit(lease, 0).expect("taken");
     }
     assert_eq!(world.state.jobs()[&job].accepted_units, 0);
-    assert_eq!(world.state.job_reason(job), Some(JobReason::NoChecker { checking: 2, online: 3 }));
+    assert_eq!(
+        world.state.job_reason(job, world.now_ms),
+        Some(JobReason::NoChecker { checking: 2, online: 3 })
+    );
     world.announce(key(3));
     for lease in world.lease(key(3), 9) {
         world.commit(lease, 0).expect("taken");
@@ -378,22 +381,22 @@ fn everybody_who_waits_is_told_why() {
     let mut large = spec(2, AUDIT);
     large.stages[0].requirements.storage_buffer_bytes = 1 << 29;
     let job = world.submit(large);
-    assert_eq!(world.state.job_reason(job), Some(JobReason::NoWorkers));
+    assert_eq!(world.state.job_reason(job, world.now_ms), Some(JobReason::NoWorkers));
     world.announce(key(1));
     let lacks = Misfit::StorageBuffer { needed: 1 << 29, offered: 1 << 27 };
     let reason = JobReason::NoWorkerFits { online: 1, lacks: lacks.clone() };
-    assert_eq!(world.state.job_reason(job), Some(reason));
+    assert_eq!(world.state.job_reason(job, world.now_ms), Some(reason));
     assert_eq!(
         world.state.worker_reason(key(1), world.now_ms),
         Some(WorkerReason::NoJobFits { jobs: 1, lacks })
     );
     let small = world.submit(spec(1, AUDIT));
-    assert_eq!(world.state.job_reason(small), Some(JobReason::NextRequest { idle: 1 }));
+    assert_eq!(world.state.job_reason(small, world.now_ms), Some(JobReason::NextRequest { idle: 1 }));
     let lease = world.lease(key(1), 1)[0];
     world.announce(key(2));
     assert_eq!(world.state.worker_reason(key(1), 0), Some(WorkerReason::Working { leases: 1 }));
     world.commit(lease, 0).expect("taken");
-    assert_eq!(world.state.job_reason(small), Some(JobReason::Checking { checking: 1 }));
+    assert_eq!(world.state.job_reason(small, world.now_ms), Some(JobReason::Checking { checking: 1 }));
     assert_eq!(world.state.worker_reason(key(2), 0), Some(WorkerReason::NextRequest));
 }
 
@@ -407,7 +410,7 @@ fn a_job_whose_units_only_a_busy_worker_may_take_says_so() {
     let release = Release::Failed { code: "timed_out".into(), detail: String::new() };
     world.run(Command::Release { worker: key(1), lease, generation: 1, release }).expect("it is theirs");
     assert_eq!(world.state.worker_reason(key(1), 0), Some(WorkerReason::OnlyFailedUnits { jobs: 1 }));
-    assert_eq!(world.state.job_reason(job), Some(JobReason::AllBusy { fitting: 1, online: 2 }));
+    assert_eq!(world.state.job_reason(job, world.now_ms), Some(JobReason::AllBusy { fitting: 1, online: 2 }));
 }
 
 #[test]

@@ -2,7 +2,12 @@
 
 mod rules;
 
-use plexus_engine::{Answer, Command, JobState, Params, Rejection};
+use std::collections::BTreeSet;
+
+use plexus_engine::{
+    Answer, Command, JobReason, JobSpec, JobState, Params, Priority, Rejection, Release, WorkerReason,
+};
+use protocol::{JobId, LeaseId, PublicKey};
 use rules::{AUDIT, CLIENT, World, key, spec};
 
 fn world(workers: &[u8]) -> World {
@@ -91,4 +96,179 @@ fn only_the_first_units_of_an_active_package_are_a_checkpoint() {
     world.advance(40_000);
     assert!(matches!(world.commit_receipt(part, part_units), Err(Rejection::ReceiptInvalid(_))));
     world.commit_receipt(whole, whole_units).expect("late, and its units are untouched");
+}
+
+fn with_class(units: u64, priority: Priority) -> JobSpec {
+    JobSpec { priority, ..spec(units, AUDIT) }
+}
+
+fn beat(world: &mut World, worker: PublicKey) -> Vec<LeaseId> {
+    let leases = world.state.workers()[&worker].leases.iter().copied().collect();
+    match world.run(Command::Heartbeat { worker, instance: "one".into(), leases }).expect("it is live").answer
+    {
+        Answer::Heard { lost, yields } if lost.is_empty() => yields,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn job_of(world: &World, lease: LeaseId) -> JobId {
+    world.state.leases()[&lease].job
+}
+
+#[test]
+fn a_higher_class_reclaims_devices_and_nothing_that_was_finished_runs_again() {
+    let mut world = world(&[1, 2]);
+    let mut long = with_class(20, Priority::Low);
+    long.stages[0].package_units = Some(10);
+    let low = world.submit(long);
+    let (first, second) = (world.lease(key(1), 1)[0], world.lease(key(2), 1)[0]);
+    let urgent = world.submit(with_class(1, Priority::Urgent));
+    assert_eq!(beat(&mut world, key(1)), [], "not at once: a device may be free in a moment");
+    world.advance(2_000);
+    let asked = [(1, first), (2, second)].map(|(n, lease)| (key(n), lease, beat(&mut world, key(n))));
+    let victims: Vec<_> = asked.iter().filter(|(_, _, yields)| !yields.is_empty()).collect();
+    let [(worker, lease, yields)] = victims[..] else { panic!("one device for one unit: {asked:?}") };
+    assert_eq!((yields, *lease), (&vec![second], second), "the lease that was granted last loses least");
+    let (worker, lease) = (*worker, *lease);
+    let rest = world.checkpoint(lease, 3).expect("seven units are left");
+    assert_eq!(beat(&mut world, worker), [rest], "the rest is to be given back");
+    let generation = world.state.leases()[&rest].generation;
+    let back = Command::Release { worker, lease: rest, generation, release: Release::Returned };
+    world.run(back).expect("it is theirs");
+    let next = world.lease(worker, 1)[0];
+    assert_eq!(job_of(&world, next), urgent, "the device is for the job that reclaimed it");
+    world.commit(next, 0).expect("done");
+    // The units given back count no attempt, and the same worker may have them again.
+    let queue = &world.state.jobs()[&low].queues[0];
+    assert_eq!(
+        queue.waiting.iter().map(|run| (run.first, run.count, run.attempts)).collect::<Vec<_>>(),
+        [(13, 7, 0)]
+    );
+    assert_eq!(queue.waiting[0].avoid, []);
+    world.finish(&[key(1), key(2)]);
+    assert_eq!(world.state.jobs()[&low].state, JobState::Done);
+    let runs: Vec<_> = world.state.jobs()[&low].accepted.keys().copied().collect();
+    assert_eq!(runs, [0, 10, 13], "ten, three and seven units");
+}
+
+#[test]
+fn who_does_not_heed_loses_the_lease_and_is_not_blamed() {
+    let mut world = world(&[1]);
+    let mut long = with_class(4, Priority::Normal);
+    long.stages[0].package_units = Some(4);
+    let low = world.submit(long);
+    let lease = world.lease(key(1), 1)[0];
+    let (late, units) = world.receipt(lease, 0);
+    world.submit(with_class(1, Priority::High));
+    world.advance(2_000);
+    for _ in 0..10 {
+        world.now_ms += 1_000;
+        assert!(beat(&mut world, key(1)).len() <= 1, "a heartbeat does not keep it");
+        world.run(Command::AdvanceTime).expect("time passes");
+    }
+    assert!(!world.state.leases().contains_key(&lease));
+    assert_eq!(world.state.jobs()[&low].queues[0].waiting[0].attempts, 0);
+    world.commit_receipt(late, units).expect("its work is not thrown away while nobody else has the units");
+}
+
+#[test]
+fn equal_classes_and_idle_devices_leave_everybody_alone() {
+    let mut world = world(&[1, 2]);
+    world.submit(with_class(2, Priority::High));
+    world.lease(key(1), 1);
+    world.submit(with_class(3, Priority::High));
+    world.advance(5_000);
+    assert_eq!(beat(&mut world, key(1)), [], "the same class");
+    world.submit(with_class(1, Priority::Urgent));
+    world.advance(5_000);
+    assert_eq!(beat(&mut world, key(1)), [], "the second worker is idle and can have it");
+}
+
+fn gang(units: u64, devices: u32) -> JobSpec {
+    let mut spec = spec(units, AUDIT);
+    spec.stages[0].devices = devices;
+    spec
+}
+
+#[test]
+fn units_that_run_together_start_together_or_not_at_all() {
+    let mut world = world(&[1, 2]);
+    let job = world.submit(gang(3, 3));
+    assert_eq!(world.lease(key(1), 1), []);
+    assert_eq!(
+        world.state.job_reason(job, world.now_ms),
+        Some(JobReason::TooFewDevices { needed: 3, fitting: 2 })
+    );
+    world.announce(key(3));
+    let told = world.state.worker_reason(key(2), world.now_ms);
+    assert_eq!(told, Some(WorkerReason::NextRequest));
+    // One request starts all three; the others fetch theirs.
+    let mut units = BTreeSet::new();
+    assert_eq!(world.state.leases().len(), 0);
+    for worker in [3, 1, 2] {
+        let leases = world.lease(key(worker), 1);
+        assert_eq!(world.state.leases().len(), 3, "all at once");
+        let [lease] = leases[..] else { panic!("one unit a device: {leases:?}") };
+        let lease = &world.state.leases()[&lease];
+        assert_eq!(lease.worker, key(worker));
+        units.extend(world.state.lease_units(lease));
+    }
+    assert_eq!(units.len(), 3);
+    world.finish(&[key(1), key(2), key(3)]);
+}
+
+#[test]
+fn a_reserved_device_only_takes_what_ends_before() {
+    let mut world = world(&[1, 2]);
+    // Units of 500 us are known by now; then one that takes two seconds is under way.
+    world.submit(spec(8, AUDIT));
+    world.finish(&[key(1), key(2)]);
+    let mut slow = spec(1, AUDIT);
+    slow.stages[0].time_ms_max = 2_000;
+    world.submit(slow);
+    let busy = world.lease(key(1), 1)[0];
+    let job = world.submit(gang(2, 2));
+    let mut long = spec(1, AUDIT);
+    long.stages[0].time_ms_max = 60_000;
+    let long = world.submit(long);
+    let mut short = spec(1, AUDIT);
+    short.stages[0].time_ms_max = 1_000;
+    let short = world.submit(short);
+    let start_ms = world.now_ms + 2_000;
+    let lease = world.lease(key(2), 1)[0];
+    assert_eq!(job_of(&world, lease), short, "backfill: it may end before the second device is free");
+    assert_eq!(
+        world.state.job_reason(job, world.now_ms),
+        Some(JobReason::Gathering { needed: 2, free: 0, start_ms })
+    );
+    world.commit(lease, 0).expect("done");
+    assert_eq!(world.lease(key(2), 1), []);
+    let told = world.state.worker_reason(key(2), world.now_ms);
+    assert_eq!(told, Some(WorkerReason::Reserved { job, start_ms }));
+    world.commit(busy, 0).expect("done");
+    // Checks come first; then both devices are free, and the units start together.
+    for worker in [1, 2] {
+        for lease in world.lease(key(worker), 1) {
+            assert!(world.check_of(lease).is_some() || job_of(&world, lease) == job);
+            world.commit(lease, 0).expect("done");
+        }
+    }
+    world.finish(&[key(1), key(2)]);
+    assert!(world.state.jobs()[&long].state.ended());
+}
+
+#[test]
+fn an_offer_that_nobody_fetches_is_withdrawn() {
+    let mut world = world(&[1, 2]);
+    let job = world.submit(gang(2, 2));
+    let mine = world.lease(key(1), 1)[0];
+    world.advance(9_000);
+    beat(&mut world, key(1));
+    // The second worker does not know of its lease.
+    let alive = Command::Heartbeat { worker: key(2), instance: "one".into(), leases: vec![] };
+    world.run(alive).expect("it is live");
+    world.advance(1_000);
+    assert_eq!(world.state.leases().keys().collect::<Vec<_>>(), [&mine], "the one that was fetched goes on");
+    assert_eq!(world.state.jobs()[&job].waiting_units(), 1);
+    world.finish(&[key(1), key(2)]);
 }

@@ -7,7 +7,7 @@ mod rules;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use plexus_engine::{Command, Event, Params, Policy, Release, State, v1, violations};
+use plexus_engine::{Command, Event, JobSpec, Params, Policy, Priority, Release, State, v1, violations};
 use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
 use serde_json::{Value, json};
 
@@ -58,6 +58,28 @@ fn history() -> World {
     let lease = world.lease(key(4), 1)[0];
     world.checkpoint(lease, 1).expect("a unit is left");
     world.finish(&[key(3), key(4)]);
+    // Two devices at once, one of which is busy; then a higher class that takes one back.
+    world.submit(spec(1, AUDIT));
+    world.lease(key(3), 1);
+    let mut both = spec(2, AUDIT);
+    (both.stages[0].devices, both.priority) = (2, Priority::Low);
+    world.submit(both);
+    world.lease(key(4), 1);
+    let held: Vec<_> = world.state.leases().keys().copied().collect();
+    for lease in held {
+        world.commit(lease, 0).expect("taken");
+    }
+    for worker in [3, 4, 3, 4] {
+        for lease in world.lease(key(worker), 1) {
+            if world.check_of(lease).is_some() {
+                world.commit(lease, 0).expect("taken");
+            }
+        }
+    }
+    let urgent = JobSpec { priority: Priority::Urgent, ..spec(1, AUDIT) };
+    world.submit(urgent);
+    world.advance(2_000);
+    world.finish(&[key(3), key(4)]);
     world
 }
 
@@ -84,7 +106,7 @@ fn check(version: u32, read: impl Fn(&[u8]) -> Event) -> BTreeSet<u8> {
         kinds.insert(bytes[0]);
         state.evolve(entry["at_ms"].as_u64().expect("a time"), &read(&bytes));
     }
-    assert_eq!(violations(&state), []);
+    assert_eq!(violations(&state, 0), []);
     assert_eq!(outcome(&state), file["outcome"]);
     kinds
 }
@@ -103,10 +125,12 @@ fn the_committed_journal_reads_to_the_committed_state() {
     }
     let kinds = check(2, |bytes| {
         let event: Event = borsh::from_slice(bytes).expect("a committed event reads");
-        assert_eq!(borsh::to_vec(&event).expect("serialises"), bytes, "and writes the same bytes");
+        // The founding names every parameter, and there may be more by now.
+        let founding = matches!(event, Event::Founded { .. });
+        assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 20, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 24, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobState, Params, Policy, Release, Submission, Worker, WorkerReason, decide,
+    Answer, Command, JobState, Params, Policy, Priority, Release, Submission, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
 use protocol::{Amount, PublicKey};
@@ -19,6 +19,8 @@ enum Step {
         rate_ppm: u32,
         package_units: Option<u32>,
         exact: bool,
+        priority: Priority,
+        devices: u32,
     },
     Lease {
         worker: usize,
@@ -27,6 +29,10 @@ enum Step {
     Commit {
         lease: prop::sample::Index,
         lie: u8,
+    },
+    Checkpoint {
+        lease: prop::sample::Index,
+        units: usize,
     },
     Late {
         receipt: prop::sample::Index,
@@ -68,19 +74,24 @@ fn step() -> impl Strategy<Value = Step> {
         0u32..1_000_000,
         prop::option::of(1u32..9),
         any::<bool>(),
+        prop_oneof![1 => Just(Priority::Low), 4 => Just(Priority::Normal), 1 => Just(Priority::High), 1 => Just(Priority::Urgent)],
+        prop_oneof![5 => Just(1u32), 1 => 2u32..4],
     )
-        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact)| Step::Submit {
+        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, devices)| Step::Submit {
             units,
             price,
             quorum,
             rate_ppm,
             package_units,
             exact,
+            priority,
+            devices,
         });
     prop_oneof![
         1 => submit,
         6 => (0usize..5, 1u32..4).prop_map(|(worker, packages)| Step::Lease { worker, packages }),
         8 => (any::<prop::sample::Index>(), prop_oneof![8 => Just(0u8), 1 => 1u8..3]).prop_map(|(lease, lie)| Step::Commit { lease, lie }),
+        1 => (any::<prop::sample::Index>(), 1usize..4).prop_map(|(lease, units)| Step::Checkpoint { lease, units }),
         2 => any::<prop::sample::Index>().prop_map(|receipt| Step::Late { receipt }),
         1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(lease, failed)| Step::Release { lease, failed }),
         2 => (0usize..5).prop_map(|worker| Step::Heartbeat { worker }),
@@ -115,7 +126,7 @@ proptest! {
         for step in steps {
             let instance = || "one".to_owned();
             match step {
-                Step::Submit { units, price, quorum, rate_ppm, package_units, exact } => {
+                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices } => {
                     let policy = match quorum {
                         Some(agree) => Policy::Quorum { agree },
                         None => Policy::Audit { rate_min_ppm: rate_ppm },
@@ -123,6 +134,8 @@ proptest! {
                     let mut spec = spec(units, policy);
                     let stage = &mut spec.stages[0];
                     (stage.unit_price, stage.package_units, stage.outputs_exact) = (Amount(price), package_units, vec![exact]);
+                    stage.devices = devices;
+                    spec.priority = priority;
                     let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
                     let _ = world.run(Command::Submit(submission.into()));
                 }
@@ -135,6 +148,18 @@ proptest! {
                         let (receipt, units) = world.receipt(*lease.get(&leases), lie);
                         receipts.push((receipt.clone(), units.clone()));
                         world.commit_receipt(receipt, units).expect("a receipt for an active lease is taken");
+                    }
+                }
+                Step::Checkpoint { lease, units } => {
+                    let leases: Vec<_> = world.state.leases().keys().copied().collect();
+                    if !leases.is_empty() {
+                        let lease = *lease.get(&leases);
+                        let (receipt, outputs) = world.receipt_of_first(lease, units, 0);
+                        let whole = world.receipt(lease, 0).0.units;
+                        let check = world.check_of(lease).is_some();
+                        let taken = world.commit_receipt(receipt.clone(), outputs.clone()).is_ok();
+                        prop_assert_eq!(taken, !check || receipt.units == whole);
+                        receipts.push((receipt, outputs));
                     }
                 }
                 Step::Late { receipt } => {

@@ -501,6 +501,11 @@ impl Core {
         }
         let mut parking = std::mem::take(&mut self.parking);
         parking.retry(|parked| self.try_lease(parked, making));
+        // What was given out to several at once waits for each of them.
+        let offered: Vec<_> = self.state.iter().flat_map(|state| state.offered_workers()).collect();
+        for worker in offered {
+            parking.retry_of(worker, |parked| self.try_lease(parked, making));
+        }
         // What was granted may have made work for others: news meanwhile went to the empty one.
         if self.parking.is_woken() {
             parking.wake();

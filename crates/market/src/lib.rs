@@ -481,7 +481,7 @@ fn lock(folder: &Path) -> Result<File, StartError> {
 /// Counts broken rules now and then; there must be none.
 async fn check_invariants(committer: Committer, metrics: Arc<Metrics>, mut stop: watch::Receiver<bool>) {
     loop {
-        let Ok(violations) = committer.query(|state, _| engine::violations(state)).await else { return };
+        let Ok(violations) = committer.query(engine::violations).await else { return };
         metrics.violations.set(violations.len() as i64);
         for violation in violations.iter().take(10) {
             tracing::error!(%violation, "an invariant is broken");

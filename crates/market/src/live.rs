@@ -210,7 +210,8 @@ fn show_entities(
     jobs: impl IntoIterator<Item = JobId>,
     workers: impl IntoIterator<Item = PublicKey>,
 ) -> VecDeque<Message> {
-    let jobs = jobs.into_iter().filter_map(|id| view::job(state, id)).map(|job| Event::Job(Box::new(job)));
+    let jobs =
+        jobs.into_iter().filter_map(|id| view::job(state, id, now_ms)).map(|job| Event::Job(Box::new(job)));
     let workers = workers
         .into_iter()
         .filter_map(|id| view::worker(state, id, now_ms))

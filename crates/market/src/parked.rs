@@ -84,6 +84,8 @@ pub struct Parking {
     entries: BTreeMap<u64, Entry>,
     classes: HashMap<Class, BTreeSet<u64>>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// The last ticket of each worker.
+    workers: HashMap<PublicKey, u64>,
     /// Whether there may be work since the last tries.
     woken: bool,
     /// Those from this ticket on are still to be tried.
@@ -130,8 +132,16 @@ impl Parking {
         self.tickets += 1;
         self.deadlines.insert((parked.until, self.tickets));
         self.classes.entry(class).or_default().insert(self.tickets);
+        self.workers.insert(parked.wish.worker, self.tickets);
         self.entries.insert(self.tickets, Entry { class, parked: Some(parked) });
         Ok(())
+    }
+
+    /// Tries one worker's wish, if it has one.
+    pub fn retry_of(&mut self, worker: PublicKey, mut attempt: impl FnMut(Parked) -> Option<Parked>) {
+        if let Some(ticket) = self.workers.get(&worker).copied() {
+            self.attempt(ticket, &mut attempt);
+        }
     }
 
     /// Tries those who may find work now. `attempt` gives a wish back that found nothing.
@@ -184,12 +194,13 @@ impl Parking {
     fn attempt(&mut self, ticket: u64, attempt: &mut impl FnMut(Parked) -> Option<Parked>) -> bool {
         let Some(entry) = self.entries.get_mut(&ticket) else { return true };
         let parked = entry.parked.take().expect("it is not being tried");
-        let until = parked.until;
+        let (until, worker) = (parked.until, parked.wish.worker);
         entry.parked = attempt(parked);
         if entry.parked.is_some() {
             return false;
         }
         self.forget(ticket, until);
+        self.forget_worker(worker, ticket);
         true
     }
 
@@ -205,10 +216,20 @@ impl Parking {
         entry.parked
     }
 
+    fn forget_worker(&mut self, worker: PublicKey, ticket: u64) {
+        if self.workers.get(&worker) == Some(&ticket) {
+            self.workers.remove(&worker);
+        }
+    }
+
     /// Takes out one whose wait is over.
     pub fn pop_over(&mut self, now: Instant) -> Option<Parked> {
         let (until, ticket) = *self.deadlines.first()?;
-        if until > now { None } else { self.forget(ticket, until) }
+        let over = if until > now { None } else { self.forget(ticket, until) };
+        if let Some(parked) = &over {
+            self.forget_worker(parked.wish.worker, ticket);
+        }
+        over
     }
 
     /// Takes out everybody.
@@ -228,7 +249,9 @@ impl Parking {
         let gone: Vec<_> =
             self.entries.iter().filter_map(|(ticket, entry)| Some((*ticket, gone(entry)?))).collect();
         for (ticket, until) in gone {
-            self.forget(ticket, until);
+            if let Some(parked) = self.forget(ticket, until) {
+                self.forget_worker(parked.wish.worker, ticket);
+            }
         }
     }
 }

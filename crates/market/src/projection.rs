@@ -134,6 +134,11 @@ impl Projection {
             Event::YieldAsked { lease, .. } => {
                 changes.workers.extend(self.leases.get(lease).map(|(_, worker)| *worker));
             }
+            Event::DevicesReserved { job, members, .. } => {
+                changes.jobs.insert(*job);
+                changes.workers.extend(members);
+            }
+            Event::LeasesOffered { .. } | Event::LeasesFetched { .. } => {}
             Event::LeaseEnded { lease, .. } => {
                 if let Some((job, worker)) = self.leases.remove(lease) {
                     changes.jobs.insert(job);

@@ -40,7 +40,7 @@ fn misfit(lacks: &Misfit) -> (String, BTreeMap<String, String>) {
 }
 
 /// Why a job is not done; nothing for one that is.
-pub fn job_reason(why: &JobReason) -> Option<Reason> {
+pub fn job_reason(why: &JobReason, now_ms: u64) -> Option<Reason> {
     Some(match why {
         JobReason::Done => return None,
         JobReason::Running { leased, checking, waiting } => reason(
@@ -66,6 +66,31 @@ pub fn job_reason(why: &JobReason) -> Option<Reason> {
             "all_busy",
             format!("{fitting} of {} online can run it, and all of them are busy", count(*online, "worker")),
             [("fitting", fitting.to_string()), ("online", online.to_string())],
+        ),
+        JobReason::TooFewDevices { needed, fitting } => reason(
+            "too_few_devices",
+            format!("its units run on {needed} devices at once, and {fitting} of those online can run it"),
+            [("needed", needed.to_string()), ("fitting", fitting.to_string())],
+        ),
+        JobReason::Gathering { needed, free, start_ms } => {
+            let start_s = start_ms.saturating_sub(now_ms).div_ceil(1_000);
+            reason(
+                "gathering",
+                format!(
+                    "its units run on {needed} devices at once; {free} of those kept for it are free, the last one in about \
+                     {start_s} s"
+                ),
+                [
+                    ("needed", needed.to_string()),
+                    ("free", free.to_string()),
+                    ("start_s", start_s.to_string()),
+                ],
+            )
+        }
+        JobReason::GangBehind { job } => reason(
+            "gang_behind",
+            format!("its units run on several devices at once, and {job} of the same kind comes first"),
+            [("job", job.to_string())],
         ),
         JobReason::NextRequest { idle } => reason(
             "next_request",
@@ -98,7 +123,7 @@ pub fn job_reason(why: &JobReason) -> Option<Reason> {
 }
 
 /// Why a worker is idle, or what it does.
-pub fn worker_reason(why: &WorkerReason) -> Reason {
+pub fn worker_reason(why: &WorkerReason, now_ms: u64) -> Reason {
     match why {
         WorkerReason::Working { leases } => reason(
             "working",
@@ -138,6 +163,17 @@ pub fn worker_reason(why: &WorkerReason) -> Reason {
             "the market's verifier leaves checks to others at first".into(),
             [("checks", checks.to_string())],
         ),
+        WorkerReason::Reserved { job, start_ms } => {
+            let start_s = start_ms.saturating_sub(now_ms).div_ceil(1_000);
+            reason(
+                "reserved",
+                format!(
+                    "is kept for {job}, whose units start on several devices at once in about {start_s} s; nothing that \
+                     waits is short enough to run before"
+                ),
+                [("job", job.to_string()), ("start_s", start_s.to_string())],
+            )
+        }
         WorkerReason::Draining { leases } => reason(
             "draining",
             format!("finishes {} and takes no more", count(*leases, "package")),
@@ -153,7 +189,7 @@ pub fn worker_reason(why: &WorkerReason) -> Reason {
 /// Why this worker idles; of one that is not announced, that.
 pub fn reason_of(state: &State, worker: PublicKey, now_ms: u64) -> Reason {
     match state.worker_reason(worker, now_ms) {
-        Some(why) => worker_reason(&why),
+        Some(why) => worker_reason(&why, now_ms),
         None => reason("not_announced", "the worker is not announced".into(), []),
     }
 }
@@ -187,7 +223,7 @@ pub fn ledger(state: &State) -> Ledger {
 }
 
 /// One job.
-pub fn job(state: &State, id: JobId) -> Option<Job> {
+pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
     let job = state.jobs().get(&id)?;
     let (money, counts) = (&job.money, &job.verification);
     Some(Job {
@@ -202,7 +238,7 @@ pub fn job(state: &State, id: JobId) -> Option<Job> {
             engine::JobState::Cancelled => JobState::Cancelled,
             engine::JobState::Incomplete { .. } => JobState::Incomplete,
         },
-        reason: state.job_reason(id).and_then(|why| job_reason(&why)),
+        reason: state.job_reason(id, now_ms).and_then(|why| job_reason(&why, now_ms)),
         units: job.spec.units(),
         progress: Progress {
             waiting: job.waiting_units(),

@@ -100,7 +100,7 @@ impl<A> Market<A> {
         observer.decided(if granted { "grant" } else { kind });
         self.decisions += 1;
         if self.decisions.is_multiple_of(self.check_every) {
-            self.check();
+            self.check(at_us);
         }
         match decision {
             Ok(decision) => {
@@ -142,9 +142,9 @@ impl<A> Market<A> {
     }
 
     /// Checks the invariants.
-    pub(crate) fn check(&mut self) {
+    pub(crate) fn check(&mut self, at_us: u64) {
         self.invariant_checks += 1;
-        self.problems.extend(violations(&self.state).iter().map(ToString::to_string));
+        self.problems.extend(violations(&self.state, self.now_ms(at_us)).iter().map(ToString::to_string));
     }
 
     /// Checks that the encoded journal and what is pending give the state.
@@ -167,8 +167,8 @@ impl<A> Market<A> {
     }
 
     /// Goes down. Answers how many events were not yet durable; nobody was answered on them.
-    pub(crate) fn crash(&mut self) -> u64 {
-        self.check();
+    pub(crate) fn crash(&mut self, at_us: u64) -> u64 {
+        self.check(at_us);
         self.check_replay();
         let lost = self.pending.len() as u64;
         self.pending.clear();

@@ -910,7 +910,7 @@ impl World<'_> {
     fn market_down(&mut self) {
         if self.market.up && self.stormy() {
             self.faults.market_crashes += 1;
-            self.faults.undurable_events += self.market.crash();
+            self.faults.undurable_events += self.market.crash(self.at_us);
             let down_us = SECOND + self.chance.below(20 * SECOND);
             self.after(down_us, Happening::MarketBack);
         }
@@ -1029,14 +1029,17 @@ impl World<'_> {
                 self.truth.observe(self.at_us, event, &self.market.state);
             }
         }
-        self.market.check();
+        self.market.check(self.at_us);
         self.market.check_replay();
         let mut problems = std::mem::take(&mut self.market.problems);
         problems.append(&mut self.truth.problems);
         for (number, order) in self.truth.orders.iter().enumerate().filter(|(_, o)| o.ended_us.is_none()) {
             let why = match order.id {
                 None => "was never taken".to_owned(),
-                Some(id) => format!("{id} has not ended: {:?}", self.market.state.job_reason(id)),
+                Some(id) => format!(
+                    "{id} has not ended: {:?}",
+                    self.market.state.job_reason(id, self.market.now_ms(self.at_us))
+                ),
             };
             problems.push(format!("order {number} {why}"));
         }

@@ -16,10 +16,15 @@ impl Deciding<'_> {
         packages_max: u32,
     ) -> Result<Answer, Rejection> {
         self.live_worker(worker, instance)?;
-        let mut granted = Vec::new();
+        let plan = self.state.gang_plan(self.now_ms);
+        let backfill_us = plan.as_ref().and_then(|plan| plan.backfill_us(worker, self.now_ms));
+        if let Some(plan) = plan {
+            self.assemble(plan);
+        }
+        let mut granted = self.fetch_offered(worker);
         while granted.len() < packages_max as usize {
             let Some(Grant { work, generation, units, time_ms_max }) =
-                self.state.next_work(worker, self.now_ms)
+                self.state.next_work(worker, self.now_ms, backfill_us)
             else {
                 break;
             };

@@ -1,5 +1,6 @@
 //! Deciding commands. One module a subject; every event goes through [`Deciding::emit`].
 
+mod devices;
 mod jobs;
 mod leases;
 mod receipts;

@@ -153,9 +153,13 @@ impl Deciding<'_> {
             }
             let expired = self.state.deadlines.first().filter(|(at, _)| *at <= now).map(|(_, lease)| *lease);
             match expired {
+                Some(lease) if self.state.leases[&lease].yields_to.is_some() => {
+                    self.end_lease(lease, EndCause::Preempted);
+                }
                 Some(lease) => self.end_lease(lease, EndCause::Expired),
                 None => break,
             }
         }
+        self.preempt();
     }
 }

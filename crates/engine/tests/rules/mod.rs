@@ -90,8 +90,32 @@ impl World {
             }
             Err(_) => assert_eq!(before, self.state, "a refusal changes nothing"),
         }
-        assert_eq!(violations(&self.state), [], "after {decision:?}");
+        self.check_gangs(&before, decision.as_ref().map_or(&[], |decision| &decision.events));
+        assert_eq!(violations(&self.state, self.now_ms), [], "after {decision:?}");
         decision
+    }
+
+    /// Units that run at the same time are given out all at once or not at all, each to a worker of its own.
+    fn check_gangs(&self, before: &State, events: &[Event]) {
+        let mut given = BTreeMap::<(JobId, u32), Vec<PublicKey>>::new();
+        for event in events {
+            if let Event::LeaseGranted { worker, work: Work::Package { job, run, .. }, .. } = event {
+                let spec = &self.state.jobs()[job].spec;
+                if spec.stage_of(run.first).devices > 1 {
+                    assert_eq!(run.count, 1);
+                    given.entry((*job, spec.place(run.first).stage)).or_default().push(*worker);
+                }
+            }
+        }
+        for ((job, stage), mut workers) in given {
+            let entry = &before.jobs()[&job];
+            let wanted = u64::from(entry.spec.stages[stage as usize].devices);
+            assert_eq!(workers.len() as u64, wanted.min(entry.queues[stage as usize].waiting_units));
+            workers.sort();
+            workers.dedup();
+            assert_eq!(workers.len() as u64, wanted.min(entry.queues[stage as usize].waiting_units));
+            assert!(workers.iter().all(|worker| before.workers()[worker].leases.is_empty()), "all were free");
+        }
     }
 
     /// The state that the journal's bytes give.
@@ -266,7 +290,7 @@ impl World {
             self.advance(700);
         }
         let reasons: BTreeMap<_, _> =
-            self.state.jobs().keys().map(|job| (*job, self.state.job_reason(*job))).collect();
+            self.state.jobs().keys().map(|job| (*job, self.state.job_reason(*job, self.now_ms))).collect();
         panic!("jobs stall: {reasons:?}");
     }
 

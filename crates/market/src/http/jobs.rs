@@ -56,8 +56,8 @@ pub async fn submit(
     let room = app.quotas.job(&app.committer, caller.account, spec.units(), key.map(|(key, _)| key)).await?;
     let submission = Submission { owner: caller.account, spec, budget: request.budget, key };
     let submitted =
-        app.committer.decide(Command::Submit(Box::new(submission)), |state, _, answer| match answer {
-            Answer::Job(id) => view::job(state, id),
+        app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
+            Answer::Job(id) => view::job(state, id, now),
             _ => None,
         });
     let job = submitted.await?.ok_or_else(|| Failure::internal("a submitted job is not there"))?;
@@ -271,8 +271,9 @@ pub async fn list(
         rows.truncate(limit as usize);
         rows[rows.len() - 1].id.to_string()
     });
-    let items =
-        app.committer.query(move |state, _| rows.iter().filter_map(|row| view::job(state, row.id)).collect());
+    let items = app
+        .committer
+        .query(move |state, now| rows.iter().filter_map(|row| view::job(state, row.id, now)).collect());
     Ok(Json(Page { items: items.await?, next }))
 }
 
@@ -285,7 +286,7 @@ fn unknown(id: JobId) -> Failure {
     params(("id" = JobId, Path, description = "The job")),
     responses((status = 200, body = Job), Problems))]
 pub async fn get(State(app): State<Shared>, Id(id): Id<JobId>) -> Result<Json<Job>, Failure> {
-    let job = app.committer.query(move |state, _| view::job(state, id)).await?;
+    let job = app.committer.query(move |state, now| view::job(state, id, now)).await?;
     job.map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -299,7 +300,7 @@ pub async fn cancel(
     Id(id): Id<JobId>,
 ) -> Result<Json<Job>, Failure> {
     let command = Command::Cancel { job: id, by: caller.account };
-    let job = app.committer.decide(command, move |state, _, _| view::job(state, id)).await?;
+    let job = app.committer.decide(command, move |state, now, _| view::job(state, id, now)).await?;
     job.map(Json).ok_or_else(|| unknown(id))
 }
 
