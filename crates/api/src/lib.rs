@@ -58,7 +58,13 @@ pub struct Health {
     pub reason: Option<Reason>,
     /// The server's version.
     pub version: String,
-    /// Last journal sequence that is durable.
+    /// `leader`, or `standby` where another process leads the market and this one hands requests to it.
+    #[serde(default)]
+    pub role: String,
+    /// Where the leader is, when that is another process and one lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// Last journal sequence that is durable, as far as this process knows.
     #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub seq: u64,

@@ -153,6 +153,10 @@ pub mod code {
         OVERLOADED = "overloaded", 503, "The market is overloaded";
         /// The disk is full or the store failed; nothing was accepted.
         STORAGE_UNAVAILABLE = "storage_unavailable", 503, "The store cannot write";
+        /// No process leads the market; nothing was accepted.
+        NO_LEADER = "no_leader", 503, "No process leads the market";
+        /// The answer was lost on its way: it may have been done.
+        OUTCOME_UNKNOWN = "outcome_unknown", 502, "It is unknown whether it was done";
         /// There is no faucet here.
         NO_FAUCET = "no_faucet", 403, "This market gives out no test tokens";
         /// A defect of ours.

@@ -56,7 +56,18 @@ impl Client {
         }
     }
 
+    /// Logs in. Another process of the market may have taken over between the challenge and its answer, and knows nothing of
+    /// it: then there is a new challenge.
     async fn challenge_and_login(&self, session: Option<(&SecretKey, u32)>) -> Result<Session, Error> {
+        match self.answer_challenge(session).await {
+            Err(error) if error.code() == Some(api::code::NONCE_INVALID) => {
+                self.answer_challenge(session).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn answer_challenge(&self, session: Option<(&SecretKey, u32)>) -> Result<Session, Error> {
         let key = self.key().ok_or(Error::NoKey)?;
         let delegation = session.map(|(key, lifetime_s)| SessionRequest { key: key.public(), lifetime_s });
         let request = ChallengeRequest { address: key.public(), session: delegation };

@@ -122,10 +122,13 @@ impl Client {
                         self.forget_token(token.as_deref()).await;
                         continue;
                     }
-                    // Both say that nothing was accepted, so any call may be repeated.
-                    let again = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS]
-                        .iter()
-                        .any(|status| problem.status == status.as_u16());
+                    let again = match problem.status {
+                        // Nothing was accepted, so any call may be repeated.
+                        429 | 503 => true,
+                        // Nobody knows what was.
+                        502 | 504 => call.repeatable,
+                        _ => false,
+                    };
                     let error = Error::Problem(Box::new(problem));
                     if !again {
                         return Err(error);

@@ -8,6 +8,9 @@
 //!
 //! A request for work that finds none is parked here, first come first served, and tried again after each group that may have
 //! made work.
+//!
+//! Where several processes serve one market, the thread either leads as above, or follows: it folds what the leader
+//! appended and refuses requests, so that it can lead after reading no more than the last few groups ([`crate::leadership`]).
 
 use std::{
     sync::{
@@ -20,14 +23,16 @@ use std::{
 };
 
 use borsh::BorshDeserialize;
-use engine::{Answer, Command, Event, Rejection, Release, State};
+use engine::{Answer, Command, Event, Params, Rejection, Release, State};
 use protocol::{LeaseId, PublicKey};
 use store::{Journal, StoreError};
 use tokio::sync::{oneshot, watch};
 
 pub use crate::parked::LeaseWish;
 use crate::{
+    StartError,
     failure::Causes,
+    leadership::{Duty, Leadership, Standing},
     metrics::Metrics,
     parked::{Class, Parked, Parking},
     time::SystemClock,
@@ -44,6 +49,8 @@ const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// After the journal failed once, nothing is tried for this long. It doubles with every failure that follows.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Groups that a former leader may slip in before a takeover's own.
+const TAKEOVER_TRIES: usize = 8;
 /// The longest such pause, unless making the state again takes longer itself.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -56,6 +63,10 @@ pub enum Refusal {
     Overloaded,
     /// The journal could not be written; nothing changed.
     Unavailable,
+    /// The journal did not say whether it was written: it may be.
+    Unknown,
+    /// Another process leads the market; nothing changed.
+    NotLeading,
     /// The market stops.
     Stopped,
 }
@@ -98,15 +109,29 @@ impl Group {
 
 type Results = Vec<Result<Answer, Rejection>>;
 type Reply = Box<dyn FnOnce(Result<(&State, u64, Results), Refusal>) + Send>;
-type Question = Box<dyn FnOnce(Option<(&State, u64)>) + Send>;
+type Question = Box<dyn FnOnce(Result<(&State, u64), Refusal>) + Send>;
 
 enum Request {
-    Decide { commands: Vec<Command>, reply: Reply },
+    Decide {
+        commands: Vec<Command>,
+        reply: Reply,
+    },
     Lease(Parked),
     Query(Question),
+    /// Asks what is known here, whoever leads.
+    Peek(Question),
     JournalBytesMax(Option<u64>, oneshot::Sender<()>),
     Drain(oneshot::Sender<()>),
     Stop,
+}
+
+/// What a market is founded with when its journal is empty.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    /// Its key.
+    pub market: PublicKey,
+    /// The rules' first parameters.
+    pub params: Params,
 }
 
 /// Where to put requests. Clones talk to the same thread.
@@ -124,45 +149,57 @@ pub struct Status {
     pub failing: AtomicBool,
     /// Whether the thread is gone though nobody stopped it.
     pub dead: watch::Sender<bool>,
+    /// Who leads the market.
+    pub standing: watch::Sender<Standing>,
 }
 
 impl Committer {
-    /// Starts the thread with a state that the journal vouches for. Journaled groups are passed on to `followers`.
+    /// Starts the thread with what was read of the journal so far: nothing, or its state. Where no other process can lead, it
+    /// leads when this returns. Groups that are durable are passed on to `followers`.
     pub fn start(
         journal: Journal,
-        state: State,
+        replayed: Option<Replayed>,
+        founding: Founding,
+        leadership: Leadership,
         followers: SyncSender<Group>,
         metrics: Arc<Metrics>,
-    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+    ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (queue, requests) = sync_channel(QUEUE_MAX);
+        let Replayed { state, at_ms } = replayed.unwrap_or_default();
         let status = Arc::new(Status {
-            durable: watch::Sender::new(journal.next_seq()),
+            durable: watch::Sender::new(state.seq()),
             failing: AtomicBool::new(false),
             dead: watch::Sender::new(false),
+            standing: leadership.standing().clone(),
         });
         let mut core = Core {
             journal,
             state: Some(state),
+            founding,
+            leadership,
             clock: SystemClock::start(),
-            now_ms: 0,
+            now_ms: at_ms,
             pause: Pause::default(),
             due_ms: None,
             parking: Parking::default(),
-            led: true,
+            replaced: false,
             draining: false,
             followers,
             status: status.clone(),
             metrics,
             encoded: Vec::new(),
         };
+        if !core.leadership.is_shared() {
+            core.take_over(0)?;
+        }
         let thread = std::thread::Builder::new().name("committer".into()).spawn(move || {
             let guard = DeathNote(core.status.clone());
             core.run(&requests);
-            if core.led {
+            if !core.replaced {
                 std::mem::forget(guard);
             }
-        })?;
-        Ok((Self { queue, status }, thread))
+        });
+        Ok((Self { queue, status }, thread.map_err(StartError::Thread)?))
     }
 
     /// What the outside may know without asking.
@@ -199,17 +236,32 @@ impl Committer {
         receiver.await.map_err(|_| Refusal::Stopped)?
     }
 
-    /// Asks the durable state.
+    /// Asks the durable state, where this process leads.
     pub async fn query<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&State, u64) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
+        self.ask(Request::Query, ask).await
+    }
+
+    /// Asks the state as far as it is known here. On a standby it may be a moment behind the leader's.
+    pub async fn peek<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&State, u64) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.ask(Request::Peek, ask).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        request: fn(Question) -> Request,
+        ask: impl FnOnce(&State, u64) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let ask = Box::new(move |state: Option<(&State, u64)>| {
-            let answer = state.map(|(state, now_ms)| ask(state, now_ms)).ok_or(Refusal::Unavailable);
-            let _ = sender.send(answer);
+        let ask = Box::new(move |state: Result<(&State, u64), Refusal>| {
+            let _ = sender.send(state.map(|(state, now_ms)| ask(state, now_ms)));
         });
-        self.enqueue(Request::Query(ask))?;
+        self.enqueue(request(ask))?;
         receiver.await.map_err(|_| Refusal::Stopped)?
     }
 
@@ -291,15 +343,17 @@ struct Core {
     journal: Journal,
     /// Nothing after an append failed and the journal could not be read again yet.
     state: Option<State>,
+    founding: Founding,
+    leadership: Leadership,
     clock: SystemClock,
-    /// Of the group in the making. Never goes back, so that no deadline does.
+    /// Of the group in the making, or of the last one that the leader appended. Never goes back, so that no deadline does.
     now_ms: u64,
     pause: Pause,
     /// When time alone changes something next.
     due_ms: Option<u64>,
     parking: Parking,
-    /// Whether this process leads the market; false once another one appended.
-    led: bool,
+    /// Whether another process appended though none may: then this one can do nothing more.
+    replaced: bool,
     /// Whether nobody may wait any more.
     draining: bool,
     followers: SyncSender<Group>,
@@ -332,8 +386,11 @@ impl Core {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
+            // Before anybody is answered: this process may have slept while another took its place.
+            self.tend();
             if !self.round(first, requests) {
                 self.end();
+                self.leadership.leave();
                 return;
             }
         }
@@ -344,20 +401,132 @@ impl Core {
         let parked = self.parking.next_deadline().map(|until| until.saturating_duration_since(now));
         let next = match self.pause.left(now) {
             Some(left) => Some(left),
-            None if self.state.is_none() || self.parking.is_due() => Some(Duration::ZERO),
+            None if self.state.is_none() || (self.leadership.leads() && self.parking.is_due()) => {
+                Some(Duration::ZERO)
+            }
             None => self.due_ms.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now_ms()))),
         };
-        [parked, next].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
+        let seat = self.leadership.idle(now);
+        [parked, next, seat].into_iter().flatten().min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX)
     }
 
-    /// Whether something can be decided: there is a state, and the journal did not fail just now.
+    /// Does this process's part among those of the market, where something of it is due.
+    fn tend(&mut self) {
+        match self.leadership.tend(Instant::now()) {
+            Duty::None => {}
+            Duty::Follow => {
+                if let Err(error) = self.follow() {
+                    tracing::warn!(cause = %Causes(&error), "cannot follow the journal");
+                }
+            }
+            Duty::TakeOver { term } => {
+                if let Err(error) = self.take_over(term) {
+                    tracing::warn!(cause = %Causes(&error), term, "cannot take over yet");
+                }
+            }
+            Duty::StepDown => self.step_down(),
+        }
+    }
+
+    /// Folds what was appended since. The state is then the journal's, to its end.
+    fn follow(&mut self) -> Result<(), StoreError> {
+        if self.state.is_none() {
+            self.restore();
+        }
+        loop {
+            self.journal.find_head()?;
+            let Some(state) = &mut self.state else { return Ok(()) };
+            if state.seq() == self.journal.next_seq() {
+                return Ok(());
+            }
+            let (followers, durable, now_ms) = (&self.followers, &self.status.durable, &mut self.now_ms);
+            self.journal.replay(state.seq(), |stored| {
+                let group = Group::decode(&stored)?;
+                for event in &group.events {
+                    state.evolve(group.at_ms, event);
+                }
+                *now_ms = group.at_ms.max(*now_ms);
+                durable.send_replace(state.seq());
+                // The follower is gone only when the market stops.
+                let _ = followers.send(group);
+                Ok::<_, StoreError>(())
+            })?;
+        }
+    }
+
+    /// Appends the first group of a term, and leads once that is durable.
+    fn take_over(&mut self, term: u64) -> Result<(), StoreError> {
+        for _ in 0..TAKEOVER_TRIES {
+            self.follow()?;
+            // The leader before may have had a clock that is ahead of ours. Alone, time begins at the wall's.
+            let at_least_ms = if self.leadership.is_shared() { self.now_ms } else { 0 };
+            self.clock = SystemClock::start_at_least(at_least_ms);
+            self.now_ms = self.clock.now_ms();
+            let mut making = Making::default();
+            self.encoded.clear();
+            let Some(state) = &mut self.state else { return Ok(()) };
+            if state.seq() == 0 {
+                let Founding { market, params } = self.founding.clone();
+                let (founded, event) = State::found(market, params, self.now_ms);
+                *state = founded;
+                borsh::to_writer(&mut self.encoded, &event).expect("writing to a Vec cannot fail");
+                making.events.push(event);
+            } else if let Err(rejection) = self.decide(Command::Resume, &mut making) {
+                unreachable!("a market may always resume: {rejection}");
+            }
+            match self.append(&making.events) {
+                Ok(()) => {
+                    self.pass_on(making.events);
+                    self.due_ms = self.state.as_ref().and_then(|state| state.next_deadline_ms(self.now_ms));
+                    self.leadership.lead(term);
+                    self.parking.wake();
+                    self.metrics.leads.set(1);
+                    if term > 1 {
+                        self.metrics.takeovers.inc();
+                    }
+                    if self.leadership.is_shared() {
+                        tracing::info!(term, "this process leads the market");
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.state = None;
+                    if !self.leadership.is_shared() || !matches!(error, StoreError::Taken { .. }) {
+                        return Err(error);
+                    }
+                    // The leader before was not gone yet.
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another process leads: those who wait are told so, and it is followed from now on.
+    fn step_down(&mut self) {
+        tracing::warn!("another process leads the market; this one follows");
+        self.metrics.leads.set(0);
+        self.leadership.step_down(Instant::now());
+        self.pause.end();
+        self.due_ms = None;
+        self.status.failing.store(false, Ordering::Relaxed);
+        for parked in self.parking.drain() {
+            let _ = parked.reply.send(Err(Refusal::NotLeading));
+        }
+    }
+
+    /// Whether something can be decided: this process leads, there is a state, and the journal did not fail just now.
     fn decides(&self) -> bool {
-        self.state.is_some() && self.pause.left(Instant::now()).is_none()
+        self.state.is_some() && self.leadership.leads() && self.pause.left(Instant::now()).is_none()
+    }
+
+    /// Why nothing can be decided or told.
+    fn refusal(&self) -> Refusal {
+        if self.leadership.leads() { Refusal::Unavailable } else { Refusal::NotLeading }
     }
 
     /// Decides what waits, journals it and answers. `false` when it is time to end.
     fn round(&mut self, first: Option<Request>, requests: &Receiver<Request>) -> bool {
-        self.now_ms = self.clock.now_ms();
+        self.now_ms = self.clock.now_ms().max(self.now_ms);
         if self.state.is_none() && self.pause.left(Instant::now()).is_none() {
             let took = self.restore();
             if self.state.is_none() {
@@ -386,7 +555,7 @@ impl Core {
             match request {
                 Request::Decide { commands, reply } => {
                     if !self.decides() {
-                        reply(Err(Refusal::Unavailable));
+                        reply(Err(self.refusal()));
                         continue;
                     }
                     let results =
@@ -394,7 +563,8 @@ impl Core {
                     making.replies.push((reply, results));
                 }
                 Request::Lease(parked) => self.lease(parked, &mut making),
-                Request::Query(ask) => later.push(ask),
+                Request::Query(ask) => later.push((ask, false)),
+                Request::Peek(ask) => later.push((ask, true)),
                 Request::JournalBytesMax(bytes_max, done) => {
                     if let Err(error) = self.journal.set_bytes_max(bytes_max) {
                         tracing::error!(cause = %Causes(&error), "cannot limit the journal");
@@ -416,15 +586,21 @@ impl Core {
         self.retry_parked(&mut making);
         self.commit(making);
         // After the commit, so that what they see is durable and their askers' own writes are in it.
-        for ask in later {
-            ask(self.state.as_ref().map(|state| (state, self.now_ms)));
+        let sure = self.leadership.is_sure(Instant::now());
+        for (ask, whoever_leads) in later {
+            match &self.state {
+                Some(state) if sure || whoever_leads => ask(Ok((state, self.now_ms))),
+                _ => ask(Err(self.refusal())),
+            }
         }
         self.give_up_waiting();
         if self.draining {
             self.end();
         }
-        self.due_ms = self.state.as_ref().and_then(|state| state.next_deadline_ms(self.now_ms));
-        running && self.led
+        if self.leadership.leads() {
+            self.due_ms = self.state.as_ref().and_then(|state| state.next_deadline_ms(self.now_ms));
+        }
+        running && !self.replaced
     }
 
     fn decide(&mut self, command: Command, making: &mut Making) -> Result<Answer, Rejection> {
@@ -458,7 +634,7 @@ impl Core {
 
     fn lease(&mut self, parked: Parked, making: &mut Making) {
         if !self.decides() {
-            let _ = parked.reply.send(Err(Refusal::Unavailable));
+            let _ = parked.reply.send(Err(self.refusal()));
             return;
         }
         if let Some(parked) = self.try_lease(parked, making) {
@@ -515,28 +691,46 @@ impl Core {
 
     fn commit(&mut self, making: Making) {
         let Making { commands, events, replies, granted, rejected } = making;
+        if events.is_empty() && !self.leadership.is_sure(Instant::now()) {
+            // Nothing is appended that would find out whether somebody else leads by now.
+            for (reply, _) in replies {
+                reply(Err(self.refusal()));
+            }
+            for parked in granted.into_iter().map(|(p, _)| p).chain(rejected.into_iter().map(|(p, _)| p)) {
+                let _ = parked.reply.send(Err(self.refusal()));
+            }
+            return;
+        }
         if !events.is_empty()
             && let Err(error) = self.append(&events)
         {
             self.metrics.append_failures.inc();
             tracing::error!(cause = %Causes(&error), "cannot write the journal; nothing of the group is accepted");
+            let taken = matches!(error, StoreError::Taken { .. });
+            let shared = self.leadership.is_shared();
+            let refusal = || match error {
+                StoreError::Taken { .. } if shared => Refusal::NotLeading,
+                StoreError::Unknown { .. } => Refusal::Unknown,
+                _ => Refusal::Unavailable,
+            };
             self.status.failing.store(true, Ordering::Relaxed);
             for (reply, _) in replies {
-                reply(Err(Refusal::Unavailable));
-            }
-            if matches!(error, StoreError::Taken { .. }) {
-                // Another process leads this market now: whatever this one would decide is void.
-                self.led = false;
+                reply(Err(refusal()));
             }
             for parked in
                 granted.into_iter().map(|(parked, _)| parked).chain(rejected.into_iter().map(|(p, _)| p))
             {
-                let _ = parked.reply.send(Err(Refusal::Unavailable));
+                let _ = parked.reply.send(Err(refusal()));
             }
             self.state = None;
-            if self.led {
+            if !taken {
                 let took = self.restore();
                 self.pause.failed(Instant::now(), took);
+            } else if shared {
+                // Whatever this process would decide is void. It reads what is true as a standby.
+                self.step_down();
+            } else {
+                self.replaced = true;
             }
             return;
         }
@@ -546,10 +740,7 @@ impl Core {
         }
         // Before anybody is answered: who then asks for a list is to find what they wrote.
         if !events.is_empty() {
-            let first_seq = self.journal.next_seq() - events.len() as u64;
-            self.status.durable.send_replace(self.journal.next_seq());
-            // The follower is gone only when the market stops.
-            let _ = self.followers.send(Group { first_seq, at_ms: self.now_ms, events });
+            self.pass_on(events);
         }
         let Some(state) = &self.state else { return };
         for (reply, results) in replies {
@@ -572,6 +763,14 @@ impl Core {
         if !lost.is_empty() {
             self.give_back(lost);
         }
+    }
+
+    /// Tells of events that are durable.
+    fn pass_on(&mut self, events: Vec<Event>) {
+        let first_seq = self.journal.next_seq() - events.len() as u64;
+        self.status.durable.send_replace(self.journal.next_seq());
+        // The follower is gone only when the market stops.
+        let _ = self.followers.send(Group { first_seq, at_ms: self.now_ms, events });
     }
 
     fn append(&mut self, events: &[Event]) -> Result<(), StoreError> {
@@ -608,9 +807,23 @@ impl Core {
     /// Makes the state again from the journal, and says how long that took.
     fn restore(&mut self) -> Duration {
         let began = Instant::now();
-        let restored = self.journal.find_head().and_then(|()| replay(&self.journal, |_, _| {}));
+        // Of a group whose append was not answered, or that another leader appended, nobody was told yet.
+        let (followers, durable) = (&self.followers, &self.status.durable);
+        let restored = self.journal.find_head().and_then(|()| {
+            replay(&self.journal, |group| {
+                let end = group.first_seq + group.events.len() as u64;
+                if group.first_seq >= *durable.borrow() {
+                    let _ = followers.send(group);
+                    durable.send_replace(end);
+                }
+            })
+        });
         match restored {
-            Ok(Some(state)) => self.state = Some(state),
+            Ok(Some(Replayed { state, at_ms })) => {
+                self.state = Some(state);
+                self.now_ms = self.now_ms.max(at_ms);
+            }
+            Ok(None) if self.leadership.is_shared() => self.state = Some(State::default()),
             Ok(None) => tracing::error!("the journal is empty"),
             Err(error) => tracing::error!(cause = %Causes(&error), "cannot read the journal"),
         }
@@ -630,6 +843,7 @@ impl Core {
                 Some(state) => Ok(view::lease_answer(state, now_ms, parked.wish.worker, &[])),
                 None => Err(Refusal::Unavailable),
             };
+            // It is about state that was durable a moment ago, whoever leads now.
             let _ = parked.reply.send(answer);
         }
         self.metrics.parked.set(self.parking.len() as i64);
@@ -677,18 +891,28 @@ fn count(metrics: &Metrics, events: &[Event]) {
     }
 }
 
-/// Folds the journal; `visit` sees each event's sequence and its group. Nothing when the journal is empty.
-pub fn replay(journal: &Journal, mut visit: impl FnMut(&Group, &State)) -> Result<Option<State>, StoreError> {
-    let mut state = State::default();
+/// What a journal says.
+#[derive(Default)]
+pub struct Replayed {
+    /// The fold of its events.
+    pub state: State,
+    /// When its last group was decided.
+    pub at_ms: u64,
+}
+
+/// Folds the journal; `visit` sees each group. Nothing when the journal is empty.
+pub fn replay(journal: &Journal, mut visit: impl FnMut(Group)) -> Result<Option<Replayed>, StoreError> {
+    let mut replayed = Replayed::default();
     journal.replay(0, |stored| {
         let group = Group::decode(&stored)?;
         for event in &group.events {
-            state.evolve(group.at_ms, event);
+            replayed.state.evolve(group.at_ms, event);
         }
-        visit(&group, &state);
+        replayed.at_ms = replayed.at_ms.max(group.at_ms);
+        visit(group);
         Ok::<_, StoreError>(())
     })?;
-    Ok((state.seq() > 0).then_some(state))
+    Ok((replayed.state.seq() > 0).then_some(replayed))
 }
 
 #[cfg(test)]
@@ -703,25 +927,24 @@ mod tests {
     const MARKET: PublicKey = PublicKey([7; 32]);
     const ADA: PublicKey = PublicKey([1; 32]);
 
-    fn founded(folder: &std::path::Path) -> (Journal, State) {
-        let path = folder.join("journal.db");
-        let mut journal = Journal::open(&path, &MARKET, JournalOptions::default()).expect("opens");
-        if let Some(state) = replay(&journal, |_, _| {}).expect("intact") {
-            return (journal, state);
-        }
-        // Nobody sends heartbeats here, and a loaded machine takes its time.
-        let params = Params { heartbeat_ms_max: 3_600_000, ..Params::default() };
-        let (state, event) = State::found(MARKET, params, 0);
-        let encoded = borsh::to_vec(&event).expect("a Vec");
-        journal.append(0, 0, 1, ENCODING_VERSION, &encoded).expect("room");
-        (journal, state)
+    fn start(folder: &std::path::Path) -> (Committer, JoinHandle<()>) {
+        start_with(folder, Leadership::alone(), Arc::default())
     }
 
-    fn start(folder: &std::path::Path) -> (Committer, JoinHandle<()>) {
-        let (journal, state) = founded(folder);
+    fn start_with(
+        folder: &std::path::Path,
+        leadership: Leadership,
+        metrics: Arc<Metrics>,
+    ) -> (Committer, JoinHandle<()>) {
+        let path = folder.join("journal.db");
+        let journal = Journal::open(&*path, &MARKET, JournalOptions::default()).expect("opens");
+        let replayed = replay(&journal, drop).expect("intact");
+        // Nobody sends heartbeats here, and a loaded machine takes its time.
+        let params = Params { heartbeat_ms_max: 3_600_000, ..Params::default() };
+        let founding = Founding { market: MARKET, params };
         let (followers, groups) = sync_channel(64);
         std::thread::spawn(move || groups.into_iter().for_each(drop));
-        Committer::start(journal, state, followers, Arc::default()).expect("a thread")
+        Committer::start(journal, replayed, founding, leadership, followers, metrics).expect("it starts")
     }
 
     fn deposit(amount: u64) -> Command {
@@ -791,12 +1014,8 @@ mod tests {
     #[tokio::test]
     async fn while_the_journal_cannot_be_written_changes_fail_at_once_and_questions_are_answered() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (journal, state) = founded(folder.path());
-        let (followers, groups) = sync_channel(64);
-        std::thread::spawn(move || groups.into_iter().for_each(drop));
         let metrics = Arc::<Metrics>::default();
-        let (committer, _thread) =
-            Committer::start(journal, state, followers, metrics.clone()).expect("a thread");
+        let (committer, _thread) = start_with(folder.path(), Leadership::alone(), metrics.clone());
         committer.set_journal_bytes_max(Some(1)).await.expect("it runs");
         let mut deposited = 0;
         // The last page may have room for a few small groups.

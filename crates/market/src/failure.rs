@@ -95,6 +95,16 @@ impl From<Refusal> for Failure {
                 "the journal could not be written; nothing was changed",
                 "try again; the operator must make room on the market's disk",
             ),
+            Refusal::Unknown => Self::new(
+                code::OUTCOME_UNKNOWN,
+                "the database did not say whether the journal was written; what was asked may have been done",
+                "look whether it was done before asking again, or repeat the same request with the same idempotency key",
+            ),
+            Refusal::NotLeading => Self::new(
+                code::NO_LEADER,
+                "another process takes over the market; nothing was changed",
+                "try again in a second",
+            ),
             Refusal::Stopped => {
                 Self::new(code::STORAGE_UNAVAILABLE, "the market is stopping", "try again when it is back")
             }

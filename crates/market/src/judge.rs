@@ -37,9 +37,15 @@ pub async fn judge(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut durable = committer.status().durable.subscribe();
+    let mut standing = committer.status().standing.subscribe();
     let mut unreadable = BTreeSet::<CheckId>::new();
     let mut read_again_at = Instant::now();
     loop {
+        // Only the leader may have an opinion.
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            leading = standing.wait_for(|standing| standing.leads()) => if leading.is_err() { return },
+        }
         durable.mark_unchanged();
         if read_again_at <= Instant::now() {
             unreadable.clear();

@@ -57,9 +57,10 @@ struct KeyFile {
 }
 
 impl Secrets {
-    /// Reads `market-key.json` in the folder, and makes it where there is none.
-    pub fn load_or_create(folder: &Path) -> Result<Self, KeyFileError> {
-        let path = folder.join("market-key.json");
+    /// Reads the file, or makes new secrets where there is none, which the second answer says: they are then to be
+    /// [saved](Self::save).
+    pub fn load_or_make(path: &Path) -> Result<(Self, bool), KeyFileError> {
+        let path = path.to_owned();
         let malformed = |detail: String| KeyFileError::Malformed { path: path.clone(), detail };
         match fs::read(&path) {
             Ok(bytes) => {
@@ -82,21 +83,29 @@ impl Secrets {
                 hex::decode_to_slice(&file.challenge_secret, &mut challenge)
                     .map_err(|e| malformed(e.to_string()))?;
                 let key = SecretKey::from_pair(&pair).map_err(|e| malformed(e.to_string()))?;
-                Ok(Self { key, challenge })
+                Ok((Self { key, challenge }, false))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let secrets = Self { key: SecretKey::from_seed(random()), challenge: random() };
-                let file = KeyFile {
-                    version: 1,
-                    key_pair: hex::encode(secrets.key.to_pair()),
-                    challenge_secret: hex::encode(secrets.challenge),
-                };
-                let text = serde_json::to_vec_pretty(&file).expect("strings serialise");
-                write_secret(&path, &text).map_err(|source| KeyFileError::Io { path, source })?;
-                Ok(secrets)
+                Ok((Self { key: SecretKey::from_seed(random()), challenge: random() }, true))
             }
             Err(source) => Err(KeyFileError::Io { path, source }),
         }
+    }
+
+    /// Writes them to a file that only its owner can read.
+    pub fn save(&self, path: &Path) -> Result<(), KeyFileError> {
+        let file = KeyFile {
+            version: 1,
+            key_pair: hex::encode(self.key.to_pair()),
+            challenge_secret: hex::encode(self.challenge),
+        };
+        let text = serde_json::to_vec_pretty(&file).expect("strings serialise");
+        write_secret(path, &text).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+    }
+
+    /// What only the market's processes know, as they show it to one another.
+    pub fn process_token(&self) -> String {
+        Hash::of_parts(&[b"plexus/process/v1\0", &self.challenge]).to_string()
     }
 
     /// The secret seed of a receipt's challenge: a hash keyed with what nobody else knows.
@@ -136,29 +145,32 @@ mod tests {
     #[test]
     fn the_secrets_are_made_once_and_read_by_their_owner_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        let first = Secrets::load_or_create(folder.path()).expect("writable");
-        let second = Secrets::load_or_create(folder.path()).expect("readable");
+        let path = folder.path().join("market-key.json");
+        let (first, made) = Secrets::load_or_make(&path).expect("readable");
+        assert!(made);
+        first.save(&path).expect("writable");
+        let (second, made) = Secrets::load_or_make(&path).expect("readable");
+        assert!(!made);
         assert_eq!(first.key.public(), second.key.public());
         let receipt = Hash::of(b"receipt");
         assert_eq!(first.challenge_seed(&receipt), second.challenge_seed(&receipt));
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let mode =
-                fs::metadata(folder.path().join("market-key.json")).expect("there").permissions().mode();
+            let mode = fs::metadata(&path).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
             for mode in [0o640, 0o604, 0o644] {
                 let open = fs::Permissions::from_mode(mode);
-                fs::set_permissions(folder.path().join("market-key.json"), open).expect("ours");
-                match Secrets::load_or_create(folder.path()) {
+                fs::set_permissions(&path, open).expect("ours");
+                match Secrets::load_or_make(&path) {
                     Err(KeyFileError::Open { mode: found, .. }) => assert_eq!(found, mode),
                     other => panic!("{mode:o}: {:?}", other.map(drop)),
                 }
             }
             let closed = fs::Permissions::from_mode(0o600);
-            fs::set_permissions(folder.path().join("market-key.json"), closed).expect("ours");
+            fs::set_permissions(&path, closed).expect("ours");
         }
-        fs::write(folder.path().join("market-key.json"), "{}").expect("writable");
-        assert!(matches!(Secrets::load_or_create(folder.path()), Err(KeyFileError::Malformed { .. })));
+        fs::write(&path, "{}").expect("writable");
+        assert!(matches!(Secrets::load_or_make(&path), Err(KeyFileError::Malformed { .. })));
     }
 }

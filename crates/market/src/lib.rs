@@ -17,9 +17,11 @@ mod auth;
 mod committer;
 mod failure;
 mod follower;
+mod forward;
 mod http;
 mod judge;
 mod keys;
+mod leadership;
 mod limits;
 mod live;
 mod metrics;
@@ -41,9 +43,11 @@ use std::{
     time::Duration,
 };
 
-use engine::{Command, Params, State};
-use protocol::{Amount, SecretKey};
-use store::{BlobError, BlobOptions, BlobStore, Journal, JournalOptions, ReadModel, StoreError};
+use engine::Params;
+use protocol::{Amount, Hash, PublicKey, SecretKey};
+use store::{
+    BlobError, BlobOptions, BlobStore, Journal, JournalOptions, Leaders, Location, ReadModel, StoreError,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -51,9 +55,11 @@ use tokio::{
 };
 
 use crate::{
-    committer::{Committer, Group},
+    committer::{Committer, Founding, Group, Refusal, Replayed},
     follower::Follower,
+    forward::Forwarder,
     keys::Secrets,
+    leadership::Leadership,
     live::Live,
     metrics::Metrics,
     projection::{Changes, Projection},
@@ -62,6 +68,7 @@ use crate::{
 
 pub use http::openapi;
 pub use keys::KeyFileError;
+pub use leadership::{Leader, Standing};
 pub use limits::Limits;
 pub use quotas::Quotas;
 pub use tls::{TlsError, TlsFiles};
@@ -81,8 +88,16 @@ const CATCH_UP_ROWS: usize = 20_000;
 /// How a market is run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where everything is kept; made if missing.
+    /// Where this process keeps what is its own; made if missing. Without [`database`](Self::database) that is everything.
     pub data_dir: PathBuf,
+    /// Where the journal is kept when several processes serve the market: they all name the same. One of them leads.
+    pub database: Option<Location>,
+    /// Where the other processes reach this one, such as `http://10.0.0.7:7700`; the address it listens on when absent.
+    pub advertise: Option<String>,
+    /// The file with the market's secrets, the same for all processes; `market-key.json` in the data folder when absent.
+    pub key_file: Option<PathBuf>,
+    /// The folder with the blobs, the same for all processes; `blobs` in the data folder when absent.
+    pub blobs_dir: Option<PathBuf>,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Its public names, with port where it is not 80: what clients may call it when they log in. Loopback and the address it
@@ -115,6 +130,10 @@ impl Config {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            database: None,
+            advertise: None,
+            key_file: None,
+            blobs_dir: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             hosts: Vec::new(),
             faucet: None,
@@ -160,6 +179,27 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
     },
+    /// The database is another market's.
+    #[error("the database belongs to the market {market}, whose key this process does not have")]
+    OtherMarket {
+        /// The market in the database.
+        market: PublicKey,
+    },
+    /// The blobs are not where the other processes have them.
+    #[error("the blobs in {path} are not those of the market's other processes")]
+    BlobsElsewhere {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Where the other processes are to reach this one.
+    #[error("{url:?} is no address that the market's other processes can reach this one at")]
+    Advertise {
+        /// As given.
+        url: String,
+    },
+    /// The client that hands requests to the leader.
+    #[error("cannot set up HTTP")]
+    Http(#[from] reqwest::Error),
     /// The journal or the read model failed.
     #[error("cannot open the journal")]
     Store(#[from] StoreError),
@@ -211,9 +251,11 @@ impl Market {
                 .await
                 .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
         };
-        let Opened { lock, secrets, journal, state, read_model, reader, projection } = opened;
+        let Opened { lock, secrets, journal, replayed, read_model, reader, projection } = opened;
+        let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
+        let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
-            folder: config.data_dir.join("blobs"),
+            folder: blobs_dir.clone(),
             blob_bytes_max: config.blob_bytes_max,
             total_bytes_max: config.blobs_bytes_max,
         });
@@ -221,6 +263,20 @@ impl Market {
         let listen_error = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let addr = listener.local_addr().map_err(listen_error)?;
+        let leadership = match &config.database {
+            None => Leadership::alone(),
+            Some(database) => {
+                check_shared(&blobs, &secrets, seq > 0, blobs_dir).await?;
+                let url = advertised(config.advertise.clone(), addr)?;
+                let (database, market) = (database.clone(), secrets.key.public());
+                let holder = hex::encode(keys::random::<16>());
+                let opening = move || Leaders::open(database, &market, holder, url);
+                let leaders = tokio::task::spawn_blocking(opening).await;
+                Leadership::shared(Box::new(
+                    leaders.map_err(|panic| StartError::Thread(io::Error::other(panic)))??,
+                ))
+            }
+        };
 
         // Names in a certificate are not ours to know: the market's own parts come in by another door, which is open to this
         // machine alone.
@@ -231,15 +287,21 @@ impl Market {
         let local_addr = local.as_ref().map(TcpListener::local_addr).transpose().map_err(listen_error)?;
 
         let metrics = Arc::new(Metrics::default());
-        metrics.leads.set(1);
         let certificates = config.tls.map(|files| Certificates::open(files, &metrics)).transpose()?;
         let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
         let (stop, stopped) = watch::channel(false);
         let (follower, groups, follower_thread) =
-            Follower::start(read_model, projection, journal.next_seq(), metrics.clone())
-                .map_err(StartError::Thread)?;
-        let (committer, committer_thread) =
-            Committer::start(journal, state, groups, metrics.clone()).map_err(StartError::Thread)?;
+            Follower::start(read_model, projection, seq, metrics.clone()).map_err(StartError::Thread)?;
+        let founding = Founding { market: secrets.key.public(), params: config.params.clone() };
+        let starting = {
+            let metrics = metrics.clone();
+            move || Committer::start(journal, replayed, founding, leadership, groups, metrics)
+        };
+        let (committer, committer_thread) = tokio::task::spawn_blocking(starting)
+            .await
+            .map_err(|panic| StartError::Thread(io::Error::other(panic)))??;
+        let standing = committer.status().standing.subscribe();
+        let forwarder = Forwarder::new(standing, &secrets.process_token(), metrics.clone())?;
         let live = Live::start(committer.clone(), follower.clone(), metrics.clone(), stopped.clone());
         let mut tasks = vec![
             tokio::spawn(judge::judge(committer.clone(), blobs.clone(), metrics.clone(), stopped.clone())),
@@ -269,7 +331,7 @@ impl Market {
             submissions: Semaphore::new(SUBMISSIONS_AT_ONCE),
             joins: Semaphore::new(JOINS_AT_ONCE),
         };
-        let router = http::router(Arc::new(app));
+        let router = http::router(Arc::new(app), forwarder);
         let server = {
             let serve = |listener, tls| {
                 serve::serve(listener, router.clone(), tls, serve::HEAD_TIME_MAX, stopped.clone())
@@ -344,7 +406,13 @@ impl Market {
         self.blobs.set_total_bytes_max(bytes_max);
     }
 
-    /// Waits until the market cannot go on: a rule of its own was broken, or another process leads it. Only a new start helps.
+    /// Who leads the market, now and later. A process that shares its database with no other always does.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.committer.status().standing.subscribe()
+    }
+
+    /// Waits until the market cannot go on: a rule of its own was broken, or another process writes its journal though none may.
+    /// Only a new start helps.
     pub async fn failed(&self) {
         let mut dead = self.committer.status().dead.subscribe();
         if dead.wait_for(|dead| *dead).await.is_err() {
@@ -386,7 +454,8 @@ struct Opened {
     lock: File,
     secrets: Secrets,
     journal: Journal,
-    state: State,
+    /// Nothing where the journal is empty.
+    replayed: Option<Replayed>,
     read_model: ReadModel,
     /// A second connection to it, for questions.
     reader: ReadModel,
@@ -397,27 +466,43 @@ impl Opened {
     fn open(config: &Config) -> Result<Self, StartError> {
         let folder = &config.data_dir;
         let lock = lock(folder)?;
-        let secrets = Secrets::load_or_create(folder)?;
+        let key_file = config.key_file.clone().unwrap_or_else(|| folder.join("market-key.json"));
+        let (secrets, made) = Secrets::load_or_make(&key_file)?;
         let market = secrets.key.public();
         let options = JournalOptions { bytes_max: config.journal_bytes_max };
-        let mut journal = Journal::open(&folder.join("journal.db"), &market, options)?;
-        if journal.next_seq() == 0 && journal.holds_another_market()? {
-            return Err(StartError::KeyLost { path: folder.clone() });
+        let location = config.database.clone().unwrap_or_else(|| folder.join("journal.db").into());
+        let mut journal = Journal::open(location, &market, options)?;
+        if journal.next_seq() == 0
+            && let Some(market) = journal.another_market()?
+        {
+            return Err(match config.database {
+                Some(_) => StartError::OtherMarket { market },
+                None => StartError::KeyLost { path: folder.clone() },
+            });
         }
-        let path = folder.join("read.db");
-        let mut read_model = ReadModel::open(&path, &market)?;
-        let reader = ReadModel::open(&path, &market)?;
-        if read_model.watermark()? > journal.next_seq() {
+        if made {
+            secrets.save(&key_file)?;
+        }
+        // A server's read model is everybody's: whoever is further writes, and the others' rows are the same.
+        let location = match &config.database {
+            Some(database) if database.is_shared() => database.clone(),
+            _ => folder.join("read.db").into(),
+        };
+        let mut read_model = ReadModel::open(location.clone(), &market)?;
+        let reader = ReadModel::open(location, &market)?;
+        let watermark = read_model.watermark()?;
+        // Another process may have written since the journal was opened.
+        journal.find_head()?;
+        if watermark > journal.next_seq() {
             // The journal was restored from an older copy: the rows tell of what never happened.
             read_model.clear()?;
         }
-        let now_ms = time::now_ms();
         let mut projection = Projection::default();
         let watermark = read_model.watermark()?;
         let mut changes = Changes::default();
         let mut failed = None;
-        let state = committer::replay(&journal, |group, _| {
-            project(group, watermark, &mut projection, &mut changes);
+        let replayed = committer::replay(&journal, |group| {
+            project(&group, watermark, &mut projection, &mut changes);
             if changes.batch.len() > CATCH_UP_ROWS {
                 let end = group.first_seq + group.events.len() as u64;
                 // After a failure nothing more is written: rows must not be jumped over.
@@ -428,30 +513,45 @@ impl Opened {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        let (mut state, mut events) = match state {
-            Some(state) => (state, Vec::new()),
-            None => {
-                let (state, founded) = State::found(market, config.params.clone(), now_ms);
-                (state, vec![founded])
-            }
-        };
-        if events.is_empty() {
-            let resumed = engine::decide(&mut state, now_ms, Command::Resume)
-                .map_err(|rejection| StartError::Thread(io::Error::other(rejection)))?;
-            events = resumed.events;
+        if let Some(replayed) = &replayed {
+            read_model.apply(replayed.state.seq(), &changes.batch)?;
         }
-        let encoded: Vec<u8> = events
-            .iter()
-            .flat_map(|event| borsh::to_vec(event).expect("writing to a Vec cannot fail"))
-            .collect();
-        let first_seq = journal.next_seq();
-        if !events.is_empty() {
-            journal.append(first_seq, now_ms, events.len() as u32, committer::ENCODING_VERSION, &encoded)?;
-            project(&Group { first_seq, at_ms: now_ms, events }, watermark, &mut projection, &mut changes);
-        }
-        read_model.apply(journal.next_seq(), &changes.batch)?;
-        Ok(Self { lock, secrets, journal, state, read_model, reader, projection })
+        Ok(Self { lock, secrets, journal, replayed, read_model, reader, projection })
     }
+}
+
+/// Where the others reach this process.
+fn advertised(url: Option<String>, addr: SocketAddr) -> Result<String, StartError> {
+    let Some(url) = url else {
+        let url = format!("http://{addr}");
+        return if addr.ip().is_unspecified() { Err(StartError::Advertise { url }) } else { Ok(url) };
+    };
+    let parsed: Option<axum::http::Uri> = url.parse().ok();
+    let plain = parsed.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some()
+            && matches!(uri.path(), "" | "/")
+    });
+    if plain { Ok(url.trim_end_matches('/').to_owned()) } else { Err(StartError::Advertise { url }) }
+}
+
+/// Makes sure that the blobs are those of the market's other processes: the first process left a mark among them.
+async fn check_shared(
+    blobs: &BlobStore,
+    secrets: &Secrets,
+    founded: bool,
+    path: PathBuf,
+) -> Result<(), StartError> {
+    let mark = format!("The blobs of the Plexus market {}.\n", secrets.key.public());
+    let hash = Hash::of(mark.as_bytes());
+    if blobs.length(&hash).await?.is_some() {
+        return Ok(());
+    }
+    if founded {
+        return Err(StartError::BlobsElsewhere { path });
+    }
+    blobs.put(mark.into()).await?;
+    Ok(())
 }
 
 /// Projects a group; rows before the watermark are there already.
@@ -481,10 +581,16 @@ fn lock(folder: &Path) -> Result<File, StartError> {
 /// Counts broken rules now and then; there must be none.
 async fn check_invariants(committer: Committer, metrics: Arc<Metrics>, mut stop: watch::Receiver<bool>) {
     loop {
-        let Ok(violations) = committer.query(engine::violations).await else { return };
-        metrics.violations.set(violations.len() as i64);
-        for violation in violations.iter().take(10) {
-            tracing::error!(%violation, "an invariant is broken");
+        match committer.peek(engine::violations).await {
+            Ok(violations) => {
+                metrics.violations.set(violations.len() as i64);
+                for violation in violations.iter().take(10) {
+                    tracing::error!(%violation, "an invariant is broken");
+                }
+            }
+            Err(Refusal::Stopped) => return,
+            // Without a state there is nothing to check.
+            Err(_) => {}
         }
         tokio::select! {
             () = tokio::time::sleep(INVARIANTS_EVERY) => {}

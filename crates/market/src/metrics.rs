@@ -114,6 +114,8 @@ pub struct Metrics {
     pub leads: Gauge,
     /// How often this process took the market over.
     pub takeovers: Counter,
+    /// Requests answered by another process that leads.
+    pub forwarded: Counter,
     /// When the certificate ends, in seconds of the Unix epoch; 0 without TLS.
     pub certificate_ends: Gauge,
     /// Certificates that were loaded, and files that could not be.
@@ -150,6 +152,7 @@ impl Default for Metrics {
         let comparisons = counter("comparisons", "Outputs compared by tolerance");
         let logins = counter("logins", "Logins");
         let takeovers = counter("takeovers", "Times this process took the market over from another");
+        let forwarded = counter("requests_forwarded", "Requests that the leader answered for this process");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -235,6 +238,7 @@ impl Default for Metrics {
             read_model_lag,
             leads,
             takeovers,
+            forwarded,
             certificate_ends,
             certificate_loads,
             decisions,

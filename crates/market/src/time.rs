@@ -55,7 +55,12 @@ pub struct SystemClock {
 impl SystemClock {
     /// Begins at the system's time.
     pub fn start() -> Self {
-        Self { began: Instant::now(), clock: Clock::new(now_ms(), 0) }
+        Self::start_at_least(0)
+    }
+
+    /// Begins at the system's time, or at `at_ms` where that is later.
+    pub fn start_at_least(at_ms: u64) -> Self {
+        Self { began: Instant::now(), clock: Clock::new(now_ms().max(at_ms), 0) }
     }
 
     /// The market's time.

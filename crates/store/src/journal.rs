@@ -118,12 +118,12 @@ impl Journal {
         self.next_seq
     }
 
-    /// Whether the file holds the journal of another market: this one's key was perhaps lost. A server may hold several
-    /// markets, so there it says nothing.
-    pub fn holds_another_market(&self) -> Result<bool, StoreError> {
+    /// Another market that is kept there too: this one's key was perhaps lost. It looks through all of this market's groups,
+    /// so it is for an empty journal.
+    pub fn another_market(&self) -> Result<Option<PublicKey>, StoreError> {
         match &self.backend {
-            Backend::File(file) => file.holds_another_market(&self.market),
-            Backend::Server(_) => Ok(false),
+            Backend::File(file) => file.another_market(&self.market),
+            Backend::Server(server) => server.another_market(&self.market),
         }
     }
 
@@ -449,16 +449,17 @@ mod tests {
         let mut ours = three_groups(&place);
         let mut other =
             Journal::open(&place.location, &PublicKey([8; 32]), JournalOptions::default()).expect("opens");
-        assert_eq!((other.next_seq(), other.holds_another_market().expect("readable")), (0, false));
+        assert_eq!((other.next_seq(), other.another_market().expect("readable")), (0, Some(MARKET)));
         other.append(0, 0, 6, 1, b"other").expect("its own place");
         ours.append(6, 0, 1, 1, b"g").expect("its own place");
         assert_eq!(groups(&other, 0).expect("intact").len(), 1);
-        // A file holds one: an empty one beside another market's groups means that a key was lost.
+        assert_eq!(ours.another_market().expect("readable"), Some(PublicKey([8; 32])));
+        // So does a file. For a process that knows one market, an empty journal beside another's means that a key was lost.
         let place = Place::file();
         drop(three_groups(&place));
         let lost =
             Journal::open(&place.location, &PublicKey([8; 32]), JournalOptions::default()).expect("opens");
-        assert!(lost.holds_another_market().expect("readable"));
+        assert_eq!(lost.another_market().expect("readable"), Some(MARKET));
     }
 
     #[test]

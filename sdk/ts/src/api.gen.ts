@@ -164,9 +164,13 @@ export type Hash = string;
 
 /** `GET /v1/health`. */
 export interface Health {
+  /** Where the leader is, when that is another process and one lives. */
+  leader?: string | null;
   /** Why, when degraded. */
   reason?: Reason | null;
-  /** Last journal sequence that is durable. */
+  /** `leader`, or `standby` where another process leads the market and this one hands requests to it. */
+  role?: string;
+  /** Last journal sequence that is durable, as far as this process knows. */
   seq: string;
   /** `ok`, or `degraded` with a reason. */
   status: string;

@@ -294,7 +294,17 @@ export class Client {
     return pending;
   }
 
+  /** Logs in. A process of the market that took over since the challenge was given out knows nothing of it: then once more. */
   async #answerChallenge(session?: { signer: Signer; lifetimeS: number }): Promise<Session> {
+    try {
+      return await this.#answerOneChallenge(session);
+    } catch (error) {
+      if (!(error instanceof ProblemError && error.problem.code === 'nonce_invalid')) throw error;
+      return this.#answerOneChallenge(session);
+    }
+  }
+
+  async #answerOneChallenge(session?: { signer: Signer; lifetimeS: number }): Promise<Session> {
     const signer = this.signer;
     if (!signer) throw new Error('this call needs a key: give the client a signer');
     const delegation: SessionRequest | undefined = session && {
@@ -350,8 +360,10 @@ export class Client {
           await this.#login();
           continue;
         }
+        // After a 502 or 504 nobody knows whether it was done, so that only what may be done twice is repeated.
         const passing =
-          error instanceof UnreachableError || (error instanceof ProblemError && error.problem.status === 503);
+          error instanceof UnreachableError ||
+          (error instanceof ProblemError && [502, 503, 504].includes(error.problem.status));
         if (!passing || repeat >= repeats) throw error;
         await pause(200 * 2 ** repeat, options.signal);
       }

@@ -36,9 +36,13 @@ pub async fn events(State(app): State<Shared>, headers: HeaderMap) -> Result<imp
     let listener = app.live.listen(&app.committer, seen).await.ok_or_else(|| {
         Failure::new(code::OVERLOADED, "too many listen already", "try again later, or ask for lists instead")
     })?;
-    let mut stop = app.stop.clone();
+    let (mut stop, mut standing) = (app.stop.clone(), app.committer.status().standing.subscribe());
+    // Whoever listens comes back, and is shown what the new leader has.
     let ended = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            _ = standing.wait_for(|standing| !standing.leads()) => {}
+        }
     };
     let messages = stream::unfold(listener, |mut listener| async move {
         let message = next(&mut listener).await?;

@@ -7,7 +7,7 @@ use axum::{Json, extract::State, http::header, response::IntoResponse};
 use engine::{CheckState, WorkerState};
 
 use super::{Problems, Shared};
-use crate::failure::Failure;
+use crate::{failure::Failure, leadership::Standing};
 
 fn trouble(app: &Shared) -> Option<Reason> {
     let status = app.committer.status();
@@ -18,13 +18,17 @@ fn trouble(app: &Shared) -> Option<Reason> {
             "read_model_stale",
             "lists and statements lack what happened lately; restart the market once there is room",
         )
+    } else if matches!(*status.standing.borrow(), Standing::Following { leader: None }) {
+        ("no_leader", "no process leads the market; one that can takes over by itself")
     } else {
         return None;
     };
     Some(Reason { code: code.into(), text: text.into(), facts: Default::default() })
 }
 
-/// Whether the market is well
+/// Whether this process of the market is well
+///
+/// Each process answers for itself, whoever leads; `role` and `leader` say who does.
 ///
 /// It answers 200 with `ok`; 200 with `degraded` and a reason while the journal cannot be written (questions are still
 /// answered, changes are refused with `storage_unavailable`, and it goes on by itself once there is room) or lists are behind;
@@ -40,10 +44,16 @@ pub async fn health(State(app): State<Shared>) -> Result<Json<Health>, Failure> 
         ));
     }
     let reason = trouble(&app);
+    let (role, leader) = match &*app.committer.status().standing.borrow() {
+        Standing::Leading { .. } => ("leader", None),
+        Standing::Following { leader } => ("standby", leader.as_ref().map(|leader| leader.url.clone())),
+    };
     Ok(Json(Health {
         status: if reason.is_some() { "degraded" } else { "ok" }.into(),
         reason,
         version: env!("CARGO_PKG_VERSION").into(),
+        role: role.into(),
+        leader,
         seq: app.committer.status().durable.borrow().saturating_sub(1),
     }))
 }
@@ -72,7 +82,7 @@ pub async fn market(State(app): State<Shared>) -> Result<Json<MarketInfo>, Failu
 pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Failure> {
     let metrics = app.metrics.clone();
     app.committer
-        .query(move |state, now_ms| {
+        .peek(move |state, now_ms| {
             let (mut jobs, mut waiting, mut checking) = (0, 0, 0);
             for job in state.jobs().values().filter(|job| !job.state.ended()) {
                 jobs += 1;

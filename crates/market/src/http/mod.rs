@@ -33,8 +33,16 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    auth::Auth, committer::Committer, failure::Failure, follower::Follower, keys::Secrets, limits::Limiter,
-    live::Live, metrics::Metrics, quotas::Keeper,
+    auth::Auth,
+    committer::Committer,
+    failure::Failure,
+    follower::Follower,
+    forward::{Forwarder, forward},
+    keys::Secrets,
+    limits::Limiter,
+    live::Live,
+    metrics::Metrics,
+    quotas::Keeper,
 };
 
 /// Bytes of an ordinary request's body.
@@ -210,7 +218,7 @@ pub fn openapi() -> String {
 }
 
 /// All routes.
-pub(crate) fn router(app: Shared) -> Router {
+pub(crate) fn router(app: Shared, forwarder: Forwarder) -> Router {
     let (documented, _) = documented().split_for_parts();
     documented
         .route("/v1/openapi.json", axum::routing::get(openapi_json))
@@ -219,6 +227,8 @@ pub(crate) fn router(app: Shared) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::map_response(harden))
         .layer(axum::middleware::from_fn_with_state(app.clone(), entry::pass))
+        // The leader holds callers to the rates, so that there is one count of them.
+        .layer(axum::middleware::from_fn_with_state(forwarder, forward))
         .with_state(app)
 }
 

@@ -6,6 +6,7 @@ mod auth;
 mod bad_input;
 mod blobs;
 mod contract;
+mod distributed;
 mod durability;
 mod events;
 mod judge;

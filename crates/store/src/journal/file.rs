@@ -59,9 +59,11 @@ impl File {
         Ok(())
     }
 
-    pub(super) fn holds_another_market(&self, market: &PublicKey) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS(SELECT 1 FROM groups WHERE market <> ?1)";
-        Ok(self.connection.query_row(sql, [&market.0[..]], |row| row.get(0))?)
+    pub(super) fn another_market(&self, market: &PublicKey) -> Result<Option<PublicKey>, StoreError> {
+        let sql = "SELECT market FROM groups WHERE market <> ?1 LIMIT 1";
+        let found =
+            self.connection.query_row(sql, [&market.0[..]], |row| row.get::<_, [u8; 32]>(0)).optional()?;
+        Ok(found.map(PublicKey))
     }
 
     pub(super) fn last(&self, market: &PublicKey) -> Result<Option<Last>, StoreError> {

@@ -69,6 +69,17 @@ impl Server {
         Ok(())
     }
 
+    pub(super) fn another_market(&self, market: &PublicKey) -> Result<Option<PublicKey>, StoreError> {
+        let sql = "SELECT market FROM groups WHERE market <> $1 LIMIT 1";
+        let rows =
+            self.server.repeat(CALL_MAX, async |session| session.query(sql, &[&&market.0[..]]).await)?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let key = row.try_get::<_, &[u8]>(0)?.try_into();
+        Ok(Some(PublicKey(
+            key.map_err(|_| StoreError::Corrupt { seq: 0, detail: "a market is no key".into() })?,
+        )))
+    }
+
     pub(super) fn last(&self, market: &PublicKey) -> Result<Option<Last>, StoreError> {
         let sql =
             "SELECT first_seq, count, checksum FROM groups WHERE market = $1 ORDER BY first_seq DESC LIMIT 1";
