@@ -34,7 +34,7 @@ use crate::{
     failure::Causes,
     leadership::{Duty, Leadership, Standing},
     metrics::Metrics,
-    parked::{Class, Parked, Parking},
+    parked::{Class, Parked, Parking, TRIES_TIME_MAX},
     time::SystemClock,
     view,
 };
@@ -676,7 +676,8 @@ impl Core {
             return;
         }
         let mut parking = std::mem::take(&mut self.parking);
-        parking.retry(|parked| self.try_lease(parked, making));
+        let began = Instant::now();
+        parking.retry(|| began.elapsed() > TRIES_TIME_MAX, |parked| self.try_lease(parked, making));
         // What was given out to several at once waits for each of them.
         let offered: Vec<_> = self.state.iter().flat_map(|state| state.offered_workers()).collect();
         for worker in offered {

@@ -16,7 +16,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -71,7 +71,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 pub struct Forwarder(Arc<Inner>);
 
 struct Inner {
-    http: reqwest::Client,
+    /// For leaders without TLS: a machine without any certificates reaches them.
+    plain: reqwest::Client,
+    /// For leaders with TLS, once there is one. Their certificates are checked as the system checks others.
+    secure: OnceLock<reqwest::Client>,
     standing: watch::Receiver<Standing>,
     token: HeaderValue,
     metrics: Arc<Metrics>,
@@ -87,18 +90,24 @@ impl Forwarder {
     ) -> Result<Self, reqwest::Error> {
         // Never fails but when another part of the process was first, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_MAX)
-            // Less than after which the other end gives an idle connection up.
-            .pool_idle_timeout(Duration::from_secs(60))
-            .tcp_nodelay(true)
-            .build()?;
+        let no_roots = rustls::ClientConfig::builder()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let plain = builder().tls_backend_preconfigured(no_roots).build()?;
         let mut token = HeaderValue::from_str(token).expect("a token is text");
         token.set_sensitive(true);
-        Ok(Self(Arc::new(Inner { http, standing, token, metrics, wait_max: WAIT_MAX })))
+        let secure = OnceLock::new();
+        Ok(Self(Arc::new(Inner { plain, secure, standing, token, metrics, wait_max: WAIT_MAX })))
+    }
+
+    fn http(&self, url: &str) -> Result<&reqwest::Client, reqwest::Error> {
+        if !url.starts_with("https:") {
+            return Ok(&self.0.plain);
+        }
+        match self.0.secure.get() {
+            Some(http) => Ok(http),
+            None => builder().build().map(|http| self.0.secure.get_or_init(|| http)),
+        }
     }
 
     /// Whether another process of this market handed the request on. It then counts as its first sender's.
@@ -165,7 +174,14 @@ impl Forwarder {
         // What was sent of a large body is gone.
         let Some(body) = body.again() else { return Asked::Lost };
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = self.0.http.request(parts.method.clone(), format!("{}{path}", leader.url));
+        let http = match self.http(&leader.url) {
+            Ok(http) => http,
+            Err(error) => {
+                tracing::error!(%error, "cannot reach a leader with TLS");
+                return Asked::NoEffect;
+            }
+        };
+        let mut request = http.request(parts.method.clone(), format!("{}{path}", leader.url));
         request = request.headers(self.headers(parts));
         if !body.is_end_stream() {
             request = request.body(reqwest::Body::wrap(body));
@@ -210,6 +226,17 @@ impl Forwarder {
         }
         headers
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .http1_only()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_MAX)
+        // Less than after which the other end gives an idle connection up.
+        .pool_idle_timeout(Duration::from_secs(60))
+        .tcp_nodelay(true)
 }
 
 enum Asked {

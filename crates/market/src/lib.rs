@@ -267,7 +267,7 @@ impl Market {
             None => Leadership::alone(),
             Some(database) => {
                 check_shared(&blobs, &secrets, seq > 0, blobs_dir).await?;
-                let url = advertised(config.advertise.clone(), addr)?;
+                let url = advertised(config.advertise.clone(), addr, config.tls.is_some())?;
                 let (database, market) = (database.clone(), secrets.key.public());
                 let holder = hex::encode(keys::random::<16>());
                 let opening = move || Leaders::open(database, &market, holder, url);
@@ -521,9 +521,9 @@ impl Opened {
 }
 
 /// Where the others reach this process.
-fn advertised(url: Option<String>, addr: SocketAddr) -> Result<String, StartError> {
+fn advertised(url: Option<String>, addr: SocketAddr, tls: bool) -> Result<String, StartError> {
     let Some(url) = url else {
-        let url = format!("http://{addr}");
+        let url = format!("{}://{addr}", if tls { "https" } else { "http" });
         return if addr.ip().is_unspecified() { Err(StartError::Advertise { url }) } else { Ok(url) };
     };
     let parsed: Option<axum::http::Uri> = url.parse().ok();

@@ -25,7 +25,7 @@ const MISSES_MAX: usize = 8;
 /// Tries of those left for later in one group.
 const LATER_MAX: usize = 64;
 /// How long the tries of one group may take together, so that nobody else waits for long.
-const TRIES_TIME_MAX: Duration = Duration::from_millis(5);
+pub const TRIES_TIME_MAX: Duration = Duration::from_millis(5);
 /// Between two looks for askers who went away when there is no room for more.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -144,11 +144,10 @@ impl Parking {
         }
     }
 
-    /// Tries those who may find work now. `attempt` gives a wish back that found nothing.
-    pub fn retry(&mut self, mut attempt: impl FnMut(Parked) -> Option<Parked>) {
-        let began = Instant::now();
+    /// Tries those who may find work now, until `late` says that it is enough. `attempt` gives a wish back that found nothing.
+    pub fn retry(&mut self, late: impl Fn() -> bool, mut attempt: impl FnMut(Parked) -> Option<Parked>) {
         if std::mem::take(&mut self.woken) {
-            self.retry_by_class(began, &mut attempt);
+            self.retry_by_class(&late, &mut attempt);
             match self.later_from {
                 // Whoever was tried before the news is tried once more, after those who were not tried at all.
                 Some(_) => self.later_again = true,
@@ -159,7 +158,7 @@ impl Parking {
         let mut tickets: Vec<u64> = self.entries.range(from..).take(LATER_MAX + 1).map(|(t, _)| *t).collect();
         let mut next = (tickets.len() > LATER_MAX).then(|| tickets.pop()).flatten();
         for ticket in tickets {
-            if began.elapsed() > TRIES_TIME_MAX {
+            if late() {
                 next = Some(ticket);
                 break;
             }
@@ -172,11 +171,15 @@ impl Parking {
     }
 
     /// First come first served, but for the kinds of device of which several in a row found nothing.
-    fn retry_by_class(&mut self, began: Instant, attempt: &mut impl FnMut(Parked) -> Option<Parked>) {
+    fn retry_by_class(
+        &mut self,
+        late: &impl Fn() -> bool,
+        attempt: &mut impl FnMut(Parked) -> Option<Parked>,
+    ) {
         let firsts = self.classes.iter().filter_map(|(class, tickets)| Some((*tickets.first()?, *class, 0)));
         let mut heads: BinaryHeap<Reverse<(u64, Class, usize)>> = firsts.map(Reverse).collect();
         while let Some(Reverse((ticket, class, misses))) = heads.pop() {
-            if began.elapsed() > TRIES_TIME_MAX {
+            if late() {
                 // The rest is tried with those left for later.
                 return;
             }
@@ -288,14 +291,17 @@ mod tests {
         let (mut parking, _answers) = herd(&[1; 10_000]);
         parking.wake();
         let (mut tries, mut units) = (0, 3);
-        parking.retry(|parked| {
-            tries += 1;
-            if units == 0 {
-                return Some(parked);
-            }
-            units -= 1;
-            None
-        });
+        parking.retry(
+            || false,
+            |parked| {
+                tries += 1;
+                if units == 0 {
+                    return Some(parked);
+                }
+                units -= 1;
+                None
+            },
+        );
         assert_eq!((units, parking.len()), (0, 9_997));
         assert!(tries <= 3 + MISSES_MAX + LATER_MAX, "{tries} tries");
     }
@@ -307,11 +313,14 @@ mod tests {
         let (mut parking, _answers) = herd(&classes);
         parking.wake();
         let mut served = 0;
-        parking.retry(|parked| {
-            let fits = parked.wish.worker == PublicKey([2; 32]);
-            served += usize::from(fits);
-            if fits { None } else { Some(parked) }
-        });
+        parking.retry(
+            || false,
+            |parked| {
+                let fits = parked.wish.worker == PublicKey([2; 32]);
+                served += usize::from(fits);
+                if fits { None } else { Some(parked) }
+            },
+        );
         assert_eq!(served, 1);
     }
 
@@ -321,10 +330,13 @@ mod tests {
         let (mut parking, _answers) = herd(&classes);
         parking.wake();
         let mut order = Vec::new();
-        parking.retry(|parked| {
-            order.push(parked.wish.worker.0[0]);
-            None
-        });
+        parking.retry(
+            || false,
+            |parked| {
+                order.push(parked.wish.worker.0[0]);
+                None
+            },
+        );
         assert_eq!(order, classes);
         assert!(!parking.is_due());
     }
@@ -337,17 +349,20 @@ mod tests {
             parking.wake();
             let mut number = 0;
             // The last one alone gets something: nobody of its kind tells that.
-            parking.retry(|parked| {
-                number += 1;
-                tried += 1;
-                Some(parked)
-            });
+            parking.retry(
+                || false,
+                |parked| {
+                    number += 1;
+                    tried += 1;
+                    Some(parked)
+                },
+            );
             assert!(number <= MISSES_MAX + LATER_MAX);
         }
         assert!(tried >= 1_000 * LATER_MAX);
         // And nobody is tried any more once the news are over.
         while parking.is_due() {
-            parking.retry(Some);
+            parking.retry(|| false, Some);
         }
     }
 
