@@ -51,7 +51,8 @@ pub fn measure(report: &mut Report) {
     while !state.jobs().values().all(|job| job.state.ended()) {
         let worker = workers[turn % 2];
         turn += 1;
-        let request = Command::RequestLeases { worker, instance: "one".into(), packages_max: 1 };
+        let request =
+            Command::RequestLeases { worker, instance: "one".into(), packages_max: 1, others_only: false };
         let Answer::Leases(leases) = run(&mut state, request) else { unreachable!("leases were asked for") };
         for id in leases {
             let lease = &state.leases()[&id];

@@ -146,8 +146,12 @@ struct Worker {
 
 impl Worker {
     async fn work(self) -> Result<()> {
-        let request =
-            LeaseRequest { instance: "bench".into(), packages_max: self.packages_max, wait_ms: 500 };
+        let request = LeaseRequest {
+            instance: "bench".into(),
+            packages_max: self.packages_max,
+            wait_ms: 500,
+            others_only: false,
+        };
         while !self.stop.load(Ordering::Relaxed) {
             let leases = self.client.lease(&request).await?.leases;
             if leases.is_empty() {

@@ -1,7 +1,7 @@
 //! The worker library against a real market, on a device that misbehaves on request.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     net::SocketAddr,
     ops::Range,
@@ -20,7 +20,7 @@ use plexus_tests::PATIENCE;
 use protocol::{Amount, DeviceFacts, Hash, InputSplit, JobId, SecretKey, WorkerKind};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use worker::{CacheConfig, Config, Device, DeviceError, Handle, Program, Status, Terms, UnitOutput};
 
 /// What the device does with a unit, by its number and how often it was run before.
@@ -40,6 +40,8 @@ enum Act {
     Refuse,
     /// Waits until the test opens the gate, then squares it.
     Wait,
+    /// Waits for one of the steps that the test gives, then squares it.
+    Step,
 }
 
 /// A device without a GPU: one unit at a time, in the order they come.
@@ -57,6 +59,9 @@ struct Shared {
     /// The device is the one of this start; another number, or 0, and it is gone.
     alive: watch::Sender<u32>,
     gate: watch::Sender<bool>,
+    steps: Mutex<Option<Arc<Semaphore>>>,
+    /// Programs on the device, and the most there ever were.
+    loaded: Mutex<(HashSet<Hash>, usize)>,
     /// Fair, so units take their turn in the order they came.
     turn: tokio::sync::Mutex<()>,
 }
@@ -70,6 +75,8 @@ fn fake(behaviour: impl Fn(u32, u32) -> Act + Send + Sync + 'static) -> (Fake, A
         starts: AtomicU32::new(0),
         alive: watch::Sender::new(0),
         gate: watch::Sender::new(false),
+        steps: Mutex::default(),
+        loaded: Mutex::default(),
         turn: tokio::sync::Mutex::default(),
     });
     (Fake { shared: shared.clone() }, shared)
@@ -93,6 +100,13 @@ impl Shared {
             Act::Die => {
                 self.alive.send_replace(0);
                 return Err(DeviceError::Lost("it died".into()));
+            }
+            Act::Step => {
+                let steps = self.steps.lock().unwrap().clone().expect("the test gives steps");
+                if let Ok(step) = steps.acquire().await {
+                    step.forget();
+                }
+                squared()
             }
             Act::Wait => {
                 let mut gate = self.gate.subscribe();
@@ -124,8 +138,11 @@ impl Device for Fake {
 
     fn load(
         &self,
-        _: Arc<Program>,
+        program: Arc<Program>,
     ) -> impl Future<Output = Result<(), DeviceError>> + Send + 'static + use<> {
+        let (loaded, most) = &mut *self.shared.loaded.lock().unwrap();
+        loaded.insert(program.id);
+        *most = loaded.len().max(*most);
         std::future::ready(Ok(()))
     }
 
@@ -151,11 +168,14 @@ impl Device for Fake {
         }
     }
 
-    fn unload(&self, _: Hash) {}
+    fn unload(&self, program: Hash) {
+        self.shared.loaded.lock().unwrap().0.remove(&program);
+    }
 
     async fn kill(&mut self) {
         self.shared.alive.send_replace(0);
         self.shared.in_flight.store(0, SeqCst);
+        self.shared.loaded.lock().unwrap().0.clear();
     }
 }
 
@@ -168,16 +188,25 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with_silence(None).await
+    }
+
+    /// With a market that gives up workers which are silent for this long.
+    async fn with_silence(silence_ms_max: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let market = Self::open(&folder, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let market = Self::open(&folder, SocketAddr::from(([127, 0, 0, 1], 0)), silence_ms_max).await;
         let client = Client::new(&market.url(), SecretKey::from_seed([1; 32])).unwrap();
         let id = client.key().unwrap().public();
         client.deposit(&id, Amount::from_tokens("100").unwrap()).await.unwrap();
         Self { folder, market, client }
     }
 
-    async fn open(folder: &TempDir, listen: SocketAddr) -> Market {
+    async fn open(folder: &TempDir, listen: SocketAddr, silence_ms_max: Option<u64>) -> Market {
         let mut config = market::Config::new(folder.path().join("market"));
+        if let Some(silence_ms_max) = silence_ms_max {
+            config.params.heartbeat_ms_max = silence_ms_max;
+            config.params.lease_ms = silence_ms_max;
+        }
         config.listen = listen;
         config.faucet = Some(Amount::from_tokens("1000").unwrap());
         // A port that was given up is free for others for a moment, even for a client's own end of a connection.
@@ -193,12 +222,16 @@ impl World {
     }
 
     fn work(&self, device: Fake) -> Handle {
+        self.work_on(device, 2, Terms::default())
+    }
+
+    fn work_on(&self, device: Fake, key: u8, terms: Terms) -> Handle {
         let config = Config {
-            market: Client::new(&self.market.url(), SecretKey::from_seed([2; 32])).unwrap(),
+            market: Client::new(&self.market.url(), SecretKey::from_seed([key; 32])).unwrap(),
             cache: CacheConfig { dir: Some(self.folder.path().join("cache")), ..CacheConfig::default() },
             version: "test".into(),
             instance: None,
-            terms: Terms::default(),
+            terms,
         };
         worker::start(config, device).unwrap()
     }
@@ -361,7 +394,7 @@ async fn work_that_is_done_while_the_market_is_away_is_handed_in_when_it_is_back
     seen.gate.send_replace(true);
     status(&worker, "all units to be run", |status| status.units_run == 6).await;
     status(&worker, "it to notice", |status| status.state != worker::State::Idle).await;
-    world.market = World::open(folder, address).await;
+    world.market = World::open(folder, address, None).await;
 
     world.computed(id).await;
     let status = status(&worker, "its receipt", |status| status.units_committed == 6).await;
@@ -402,7 +435,7 @@ fn find(folder: &std::path::Path, hash: &str) -> Option<std::path::PathBuf> {
 #[tokio::test]
 async fn a_worker_that_drains_hands_in_what_runs_and_gives_back_the_rest() {
     let world = World::new().await;
-    let (device, seen) = fake(|x, _| if x % 3 == 0 { Act::Wait } else { Act::Finish });
+    let (device, seen) = fake(|_, _| Act::Wait);
     let mut worker = world.work(device);
     let id = world.submit_with("long", 0..6, 3, 60_000).await;
     world.job(id, "a lease", |job| job.progress.leased >= 3).await;
@@ -412,5 +445,86 @@ async fn a_worker_that_drains_hands_in_what_runs_and_gives_back_the_rest() {
     seen.gate.send_replace(true);
     tokio::time::timeout(PATIENCE, worker.ended()).await.expect("it leaves").unwrap();
     let job = world.client.job(id).await.unwrap();
+    let run = seen.runs.lock().unwrap().len() as u64;
+    assert_eq!((job.progress.checking, job.progress.waiting), (run, 6 - run));
+    assert!((1..6).contains(&run), "{run} units were at the device");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_commits_what_is_finished() {
+    let world = World::new().await;
+    let (device, _) = fake(|x, _| if x == 3 { Act::Wait } else { Act::Finish });
+    let mut worker = world.work(device);
+    let id = world.submit_with("stopped", 0..6, 6, 60_000).await;
+    status(&worker, "three units", |status| status.units_run == 3).await;
+    worker.stop_now();
+    tokio::time::timeout(PATIENCE, worker.ended()).await.expect("it leaves").unwrap();
+    let job = world.client.job(id).await.unwrap();
     assert_eq!((job.progress.checking, job.progress.waiting), (3, 3));
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_loses_no_more_than_the_units_since_its_last_checkpoint() {
+    let world = World::with_silence(Some(1_000)).await;
+    let (device, first) = fake(|x, _| if x == 5 { Act::Wait } else { Act::Finish });
+    // Killed with everything it was about to do, as by the kernel: nobody gives anything back.
+    let process = tokio::runtime::Runtime::new().unwrap();
+    let terms = Terms { checkpoint_every: Duration::from_millis(50), ..Terms::default() };
+    let worker = {
+        let _inside = process.enter();
+        world.work_on(device, 2, terms.clone())
+    };
+    let id = world.submit_with("killed", 0..12, 12, 60_000).await;
+    let committed = |job: &Job| job.progress.checking + job.progress.accepted;
+    world.job(id, "a checkpoint", |job| committed(job) == 5).await;
+    let status = worker.status().borrow().clone();
+    assert_eq!((status.leases, status.leases_failed), (1, 0), "it goes on with the rest");
+    process.shutdown_background();
+
+    // With the same key, so that it is not asked to check what the first one did.
+    let (device, second) = fake(|_, _| Act::Finish);
+    let _worker = world.work_on(device, 2, terms);
+    world.computed(id).await;
+    let (first, second) = (first.runs.lock().unwrap(), second.runs.lock().unwrap());
+    assert!(second.keys().all(|unit| *unit >= 5), "committed units are not computed again: {second:?}");
+    assert_eq!((first.len(), second.len()), (6, 7));
+}
+
+#[tokio::test]
+async fn a_short_job_does_not_wait_for_the_end_of_a_long_one() {
+    let world = World::new().await;
+    // The long job's units end one by one, when the test says so.
+    let steps = Arc::new(Semaphore::new(0));
+    let (device, seen) = fake(|x, _| if x < 1000 { Act::Step } else { Act::Finish });
+    seen.steps.lock().unwrap().replace(steps.clone());
+    let worker = world.work(device);
+    let long = world.submit_with("long", 0..500, 500, 60_000).await;
+    running(&worker).await;
+    let short = world.submit("short", 1000..1003, 3).await;
+    status(&worker, "a second lease", |status| status.leases == 2).await;
+    // However fast the machine is: the long job's slice ends after some of its units.
+    let stepping = async {
+        loop {
+            steps.add_permits(1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let short = tokio::select! { job = world.computed(short) => job, () = stepping => unreachable!() };
+    assert_eq!(short.units, 3);
+    let long = world.client.job(long).await.unwrap();
+    assert!(long.progress.leased > 400, "the long job goes on: {:?}", long.progress);
+}
+
+#[tokio::test]
+async fn programs_that_do_not_fit_together_take_turns_on_the_device() {
+    let world = World::new().await;
+    let (device, seen) = fake(|_, _| Act::Finish);
+    // Each of the jobs may take 64 KiB.
+    let worker = world.work_on(device, 2, Terms { memory_bytes: Some(100 << 10), ..Terms::default() });
+    let one = world.submit("one", 0..40, 5).await;
+    let two = world.submit("two", 100..140, 5).await;
+    world.computed(one).await;
+    world.computed(two).await;
+    status(&worker, "its receipts", |status| status.units_committed == 80).await;
+    assert_eq!(seen.loaded.lock().unwrap().1, 1, "programs on the device together");
 }

@@ -495,6 +495,9 @@ pub struct LeaseRequest {
     /// How long to wait for work, in milliseconds (at most 30 000).
     #[serde(default)]
     pub wait_ms: u32,
+    /// Only work of jobs of which the worker holds none: a second job for a device that is busy with a long one.
+    #[serde(default)]
+    pub others_only: bool,
 }
 
 /// Work, or the reason why there is none.

@@ -76,6 +76,8 @@ pub enum Command {
         instance: String,
         /// Most packages wanted.
         packages_max: u32,
+        /// Only of jobs of which it holds none.
+        others_only: bool,
     },
     /// A worker gives a lease back.
     Release {

@@ -24,14 +24,23 @@ pub(crate) struct Grant {
 }
 
 impl State {
-    /// The next work for a worker.
-    pub(crate) fn next_work(&self, key: PublicKey, now_ms: u64, backfill_us: Option<u64>) -> Option<Grant> {
+    /// The next work for a worker; with `others_only`, of jobs of which it holds none.
+    pub(crate) fn next_work(
+        &self,
+        key: PublicKey,
+        now_ms: u64,
+        backfill_us: Option<u64>,
+        others_only: bool,
+    ) -> Option<Grant> {
         let worker = &self.workers[&key];
         if !worker.online() || worker.leases.len() >= self.params.leases_per_worker_max as usize {
             return None;
         }
+        let unwanted =
+            |id: JobId| others_only && worker.leases.iter().any(|lease| self.leases[lease].job == id);
         // A reserved device takes nothing that may not end before the units it is kept for.
         if let Some(id) = self.next_check(key, worker, now_ms)
+            && !unwanted(self.checks[&id].job)
             && backfill_us.is_none_or(|us| self.check_us_estimate(&self.checks[&id]) <= us)
         {
             let check = &self.checks[&id];
@@ -49,7 +58,7 @@ impl State {
             let job = &self.jobs[id];
             let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
             fits(&stage.requirements, &worker.device).ok()?;
-            if stage.devices > 1 || self.holds_enough(worker, *id, queue) {
+            if stage.devices > 1 || unwanted(*id) || self.holds_enough(worker, *id, queue) {
                 return None;
             }
             let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
@@ -74,7 +83,7 @@ impl State {
         let plan = self.gang_plan(now_ms);
         let starts = plan.as_ref().is_some_and(|plan| plan.start_ms <= now_ms && plan.members.contains(&key));
         let backfill_us = plan.and_then(|plan| plan.backfill_us(key, now_ms));
-        offered() || starts || self.next_work(key, now_ms, backfill_us).is_some()
+        offered() || starts || self.next_work(key, now_ms, backfill_us, false).is_some()
     }
 
     fn check_us_estimate(&self, check: &Check) -> u64 {

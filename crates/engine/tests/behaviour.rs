@@ -267,7 +267,12 @@ fn two_processes_with_one_key_are_told_apart() {
     assert_eq!(refused, Rejection::WorkerKeyInUse { seen_ms_ago: 4_000, free_after_ms: 11_000 });
     world.now_ms += 11_000;
     world.run(announce("two")).expect("the first is silent for too long");
-    let request = Command::RequestLeases { worker: key(1), instance: "one".into(), packages_max: 1 };
+    let request = Command::RequestLeases {
+        worker: key(1),
+        instance: "one".into(),
+        packages_max: 1,
+        others_only: false,
+    };
     assert!(matches!(world.run(request), Err(Rejection::WorkerKeyInUse { .. })));
 }
 

@@ -272,3 +272,29 @@ fn an_offer_that_nobody_fetches_is_withdrawn() {
     assert_eq!(world.state.jobs()[&job].waiting_units(), 1);
     world.finish(&[key(1), key(2)]);
 }
+
+#[test]
+fn a_busy_worker_may_ask_for_other_jobs_alone() {
+    let mut world = World::new(Params::default());
+    world.fund(CLIENT, 1);
+    world.announce(key(1));
+    let others = |world: &mut World| {
+        let instance = "one".to_owned();
+        let command = Command::RequestLeases { worker: key(1), instance, packages_max: 8, others_only: true };
+        match world.run(command).expect("the worker is known").answer {
+            Answer::Leases(leases) => leases,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut small = spec(10, AUDIT);
+    small.stages[0].package_units = Some(1);
+    let long = world.submit(small.clone());
+    let held = world.lease(key(1), 1);
+    assert_eq!(world.state.leases()[&held[0]].job, long);
+    assert_eq!(others(&mut world), [], "there is no other job");
+    let short = world.submit(small);
+    let taken = others(&mut world);
+    assert_eq!(taken.len(), 1, "then it holds one of that job too");
+    assert_eq!(world.state.leases()[&taken[0]].job, short);
+    assert_eq!(others(&mut world), []);
+}

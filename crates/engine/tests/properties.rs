@@ -209,7 +209,7 @@ proptest! {
                 let told = world.state.worker_reason(worker, world.now_ms).expect("it was announced");
                 let Worker { gone: None, draining: false, leases, .. } = &world.state.workers()[&worker] else { continue };
                 if leases.is_empty() {
-                    let ask = Command::RequestLeases { worker, instance: "one".into(), packages_max: 1 };
+                    let ask = Command::RequestLeases { worker, instance: "one".into(), packages_max: 1, others_only: false };
                     let answer = decide(&mut world.state.clone(), world.now_ms, ask).expect("it is live").answer;
                     prop_assert_eq!(told == WorkerReason::NextRequest, answer != Answer::Leases(vec![]), "{:?}", told);
                 }

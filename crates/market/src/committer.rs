@@ -643,7 +643,7 @@ impl Core {
                 making.granted.push((parked, Vec::new()));
             } else {
                 let worker = self.state.as_ref().and_then(|state| state.workers().get(&parked.wish.worker));
-                let class = Class::of(worker.map(|worker| &worker.device));
+                let class = Class::of(worker.map(|worker| &worker.device), parked.wish.others_only);
                 if let Err(parked) = self.parking.park(parked, class) {
                     let _ = parked.reply.send(Err(Refusal::Overloaded));
                 }
@@ -657,11 +657,12 @@ impl Core {
         if parked.reply.is_closed() {
             return None;
         }
-        let LeaseWish { worker, instance, packages_max, .. } = &parked.wish;
+        let LeaseWish { worker, instance, packages_max, others_only, .. } = &parked.wish;
         let command = Command::RequestLeases {
             worker: *worker,
             instance: instance.clone(),
             packages_max: *packages_max,
+            others_only: *others_only,
         };
         match self.decide(command, making) {
             Ok(Answer::Leases(leases)) if !leases.is_empty() => making.granted.push((parked, leases)),
@@ -1044,6 +1045,7 @@ mod tests {
             worker: ADA,
             instance: "a".into(),
             packages_max: 1,
+            others_only: false,
             wait: Duration::from_secs(600),
         };
         let mut waiting = tokio::task::JoinSet::new();
@@ -1067,8 +1069,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (committer, _thread) = start(folder.path());
         announce(&committer).await;
-        let wish =
-            LeaseWish { worker: ADA, instance: "a".into(), packages_max: 1, wait: Duration::from_secs(600) };
+        let wish = LeaseWish {
+            worker: ADA,
+            instance: "a".into(),
+            packages_max: 1,
+            others_only: false,
+            wait: Duration::from_secs(600),
+        };
         let parked = tokio::spawn({
             let committer = committer.clone();
             async move { committer.lease(wish).await }

@@ -37,6 +37,8 @@ pub struct LeaseWish {
     pub instance: String,
     /// Most packages wanted.
     pub packages_max: u32,
+    /// Only of jobs of which it holds none.
+    pub others_only: bool,
     /// How long it waits.
     pub wait: Duration,
 }
@@ -58,15 +60,16 @@ impl Parked {
     }
 }
 
-/// Devices that can run the same programs.
+/// Devices that can run the same programs, and want the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(Hash);
 
 impl Class {
-    /// The class of a device; nothing is known of one that was not announced.
-    pub fn of(device: Option<&DeviceFacts>) -> Self {
+    /// The class of a device; nothing is known of one that was not announced. Those that want other jobs than they hold miss
+    /// more often, and are not to stand in the way of those that want any.
+    pub fn of(device: Option<&DeviceFacts>, others_only: bool) -> Self {
         let facts = device.map(|device| (device.kind, &device.features, &device.limits));
-        Self(Hash::of(&borsh::to_vec(&facts).expect("writing to a Vec cannot fail")))
+        Self(Hash::of(&borsh::to_vec(&(facts, others_only)).expect("writing to a Vec cannot fail")))
     }
 }
 
@@ -273,7 +276,13 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         answers.push(answer);
         let worker = PublicKey([n; 32]);
-        let wish = LeaseWish { worker, instance: String::new(), packages_max: 1, wait: Duration::ZERO };
+        let wish = LeaseWish {
+            worker,
+            instance: String::new(),
+            packages_max: 1,
+            others_only: false,
+            wait: Duration::ZERO,
+        };
         Parked { wish, until, reply }
     }
 

@@ -818,7 +818,7 @@ impl World<'_> {
     fn try_wish(&mut self, wish: &Wish) -> bool {
         let worker = self.providers[wish.provider].key;
         let (instance, packages_max) = (wish.incarnation.to_string(), wish.packages_max);
-        match self.decide(Command::RequestLeases { worker, instance, packages_max }) {
+        match self.decide(Command::RequestLeases { worker, instance, packages_max, others_only: false }) {
             Ok(Answer::Leases(leases)) if leases.is_empty() => false,
             Ok(Answer::Leases(leases)) => {
                 let grants = leases.iter().filter_map(|lease| self.grant(*lease)).collect();

@@ -1,18 +1,25 @@
-//! From a unit's outputs to an answered receipt: outputs are uploaded while other units still run, the package's Merkle root is
-//! signed, and receipts go to the market in batches until it answers. A receipt is sent even for a lease that was lost for
-//! being slow: work is not thrown away for a timer alone.
+//! From a unit's outputs to an answered receipt: outputs are uploaded while other units still run, Merkle roots are signed, and
+//! receipts go to the market in batches until it answers.
+//!
+//! A long package is committed in parts: every few seconds, and when the device is wanted back, a receipt covers the units that
+//! are finished so far. The market answers with a lease of the rest. Whatever happens then, nobody computes them again. A receipt
+//! is sent even for a lease that was lost for being slow: work is not thrown away for a timer alone.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{pin::pin, sync::Arc, time::SystemTime};
 
-use api::{ReceiptResult, ReceiptsRequest, ReleaseCause, SignedReceipt, UnitOutputs, code};
+use api::{Lease, ReceiptResult, ReceiptsRequest, ReleaseCause, SignedReceipt, UnitOutputs, code};
 use bytes::Bytes;
 use protocol::{OutputCommitment, Receipt, UnitLeaf, package_root};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 
 use crate::{
     WorkerError,
     backoff::Backoff,
-    context::{Context, may_pass},
+    context::{Context, Stop, may_pass, until},
     device::UnitOutput,
     leases::Holding,
     package::{Package, Refusal},
@@ -23,91 +30,266 @@ const RECEIPTS_MAX: usize = 64;
 /// Units in one request, which bounds its size to about 2 MB for a program with one output.
 const UNITS_MAX: usize = 4096;
 
-/// A package of which units come in.
+/// What a package's gathering is told.
+enum Came {
+    /// The device got the unit at this place.
+    Begun,
+    /// A unit ended.
+    Unit { position: usize, output: UnitOutput },
+    /// No more units will come: commit to those that came and give the rest back.
+    Yield,
+}
+
+/// A package of which units come in. Dropping it before all have come ends it without a receipt.
 pub(crate) struct Gathering {
-    pub(crate) package: Arc<Package>,
-    commitments: JoinSet<Result<(usize, Vec<OutputCommitment>), Refusal>>,
+    came: mpsc::UnboundedSender<Came>,
     missing: usize,
-    started_at: Option<SystemTime>,
-    device_us: u64,
 }
 
 /// A receipt on its way.
 pub(crate) struct Finished {
     holding: Arc<Holding>,
     receipt: SignedReceipt,
+    /// Whether it covers only a part of its lease.
+    part: bool,
+    answered: oneshot::Sender<Answered>,
+}
+
+/// What became of a receipt, for the gathering that sent it.
+#[derive(Debug, PartialEq, Eq)]
+enum Answered {
+    /// It was taken, and the rest goes on under another lease.
+    GoOn,
+    /// The lease cannot be committed to in parts; it still holds.
+    WholeOnly,
+    /// Nothing more is to be done for the package.
+    Over,
 }
 
 impl Gathering {
-    pub(crate) fn new(package: Arc<Package>) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        package: Arc<Package>,
+        finished: mpsc::UnboundedSender<Finished>,
+    ) -> Self {
+        let (came, coming) = mpsc::unbounded_channel();
         let missing = package.units.len();
-        Self { package, commitments: JoinSet::new(), missing, started_at: None, device_us: 0 }
+        tokio::spawn(Gathered::new(context, package, finished).gather(coming));
+        Self { came, missing }
     }
 
-    /// Notes that the device got the first unit.
+    /// Notes that the device got a unit.
     pub(crate) fn begun(&mut self) {
-        self.started_at.get_or_insert_with(SystemTime::now);
+        let _ = self.came.send(Came::Begun);
     }
 
     /// Takes the outputs of unit number `position` and begins to upload them. Whether all units are there now.
-    pub(crate) fn add(&mut self, context: &Arc<Context>, position: usize, output: UnitOutput) -> bool {
-        self.device_us += output.device_us;
+    pub(crate) fn add(&mut self, position: usize, output: UnitOutput) -> bool {
         self.missing -= 1;
-        let (context, holding) = (context.clone(), self.package.holding.clone());
-        self.commitments.spawn(async move {
-            let commitments = upload(&context, &holding, output.outputs).await?;
-            Ok((position, commitments))
-        });
+        // A gathering that failed has released its lease.
+        let _ = self.came.send(Came::Unit { position, output });
         self.missing == 0
     }
 
-    /// Waits for the uploads and sends the signed receipt on.
-    pub(crate) async fn commit(mut self, context: Arc<Context>, finished: mpsc::UnboundedSender<Finished>) {
-        let holding = self.package.holding.clone();
-        let mut outputs = vec![Vec::new(); self.package.units.len()];
-        while let Some(joined) = self.commitments.join_next().await {
-            match joined {
-                Ok(Ok((position, commitments))) => outputs[position] = commitments,
-                Ok(Err(refusal)) => return context.release(&holding, refusal),
-                // Only when the whole worker ends.
-                Err(_) => return,
-            }
+    /// Commits to what came and gives the rest back.
+    pub(crate) fn finish_early(self) {
+        let _ = self.came.send(Came::Yield);
+    }
+}
+
+/// The inside of a gathering.
+struct Gathered {
+    context: Arc<Context>,
+    package: Arc<Package>,
+    finished: mpsc::UnboundedSender<Finished>,
+    /// By position; absent until the unit was computed.
+    computed: Vec<Option<u64>>,
+    /// By position; absent until the outputs are uploaded.
+    uploaded: Vec<Option<Vec<OutputCommitment>>>,
+    uploads: JoinSet<Result<(usize, Vec<OutputCommitment>), Refusal>>,
+    /// The first position that no receipt covers.
+    from: usize,
+    /// How far the receipt goes that is being made or answered.
+    to: Option<usize>,
+    answer: Option<oneshot::Receiver<Answered>>,
+    /// When the units since `from` began, by both clocks.
+    since: std::time::Instant,
+    began_at: Option<SystemTime>,
+    checkpoint_at: Instant,
+    /// Whether the market takes a receipt for a part of the lease.
+    in_parts: bool,
+    yielding: bool,
+}
+
+impl Gathered {
+    fn new(context: Arc<Context>, package: Arc<Package>, finished: mpsc::UnboundedSender<Finished>) -> Self {
+        let units = package.units.len();
+        Self {
+            since: package.holding.taken_at,
+            checkpoint_at: Instant::now() + context.checkpoint_every,
+            context,
+            package,
+            finished,
+            computed: vec![None; units],
+            uploaded: vec![None; units],
+            uploads: JoinSet::new(),
+            from: 0,
+            to: None,
+            answer: None,
+            began_at: None,
+            in_parts: true,
+            yielding: false,
         }
-        let receipt = self.receipt(&context, outputs);
-        // The other end only goes when the worker ends.
-        let _ = finished.send(Finished { holding, receipt });
     }
 
-    fn receipt(&self, context: &Context, outputs: Vec<Vec<OutputCommitment>>) -> SignedReceipt {
-        let lease = &self.package.holding.lease;
-        let units: Vec<UnitOutputs> = self
-            .package
-            .units
+    async fn gather(mut self, mut coming: mpsc::UnboundedReceiver<Came>) {
+        let holding = self.package.holding.clone();
+        let mut more = true;
+        let mut stop = pin!(until(self.context.stop.clone(), Stop::Now));
+        loop {
+            // Also when nobody is left to tell us: what is finished is committed even if the worker ends at once.
+            self.yielding |= *self.context.stop.borrow() >= Stop::Now;
+            self.begin_receipt();
+            if let Some(to) = self.to
+                && self.answer.is_none()
+                && self.uploaded[self.from..to].iter().all(Option::is_some)
+            {
+                self.send(to);
+            }
+            let idle = self.to.is_none();
+            if idle && self.yielding {
+                return self.context.release(&holding, Refusal::leaving());
+            }
+            if idle && !more {
+                // The runner dropped the package: it was released or lost.
+                return;
+            }
+            let checkpoint = idle && self.in_parts && self.computed_to() > self.from;
+            tokio::select! {
+                came = coming.recv(), if more => match came {
+                    Some(came) => self.take(came),
+                    None => more = false,
+                },
+                Some(uploaded) = self.uploads.join_next() => match uploaded {
+                    Ok(Ok((position, commitments))) => self.uploaded[position] = Some(commitments),
+                    Ok(Err(refusal)) => return self.context.release(&holding, refusal),
+                    // Only when the whole worker ends.
+                    Err(_) => return,
+                },
+                answered = answer(&mut self.answer), if self.answer.is_some() => {
+                    self.answer = None;
+                    if !self.go_on(answered) {
+                        return;
+                    }
+                }
+                () = &mut stop, if !self.yielding => {}
+                () = tokio::time::sleep_until(self.checkpoint_at), if checkpoint => {
+                    self.to = Some(self.computed_to());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, came: Came) {
+        match came {
+            Came::Begun => {
+                self.began_at.get_or_insert_with(SystemTime::now);
+            }
+            Came::Unit { position, output } => {
+                self.computed[position] = Some(output.device_us);
+                let (context, holding) = (self.context.clone(), self.package.holding.clone());
+                self.uploads.spawn(async move {
+                    let commitments = upload(&context, &holding, output.outputs).await?;
+                    Ok((position, commitments))
+                });
+            }
+            Came::Yield => self.yielding = true,
+        }
+    }
+
+    /// The end of the units that are computed without a gap since `from`.
+    fn computed_to(&self) -> usize {
+        self.from + self.computed[self.from..].iter().take_while(|unit| unit.is_some()).count()
+    }
+
+    /// Begins a receipt if one is due: all units are computed, or no more will be.
+    fn begin_receipt(&mut self) {
+        let computed_to = self.computed_to();
+        let all = computed_to == self.computed.len();
+        if self.to.is_none() && (all || self.yielding && self.in_parts && computed_to > self.from) {
+            self.to = Some(computed_to);
+        }
+    }
+
+    /// Signs and sends the receipt for the units up to `to`.
+    fn send(&mut self, to: usize) {
+        let outputs = self.uploaded[self.from..to].iter().map(|one| one.clone().unwrap_or_default());
+        let units: Vec<UnitOutputs> = self.package.units[self.from..to]
             .iter()
             .zip(outputs)
             .map(|(unit, outputs)| UnitOutputs { unit: *unit, outputs })
             .collect();
+        let part = to < self.computed.len();
+        let receipt = self.receipt(to, units);
+        let holding = self.package.holding.clone();
+        holding.cutting(part);
+        let (answered, answer) = oneshot::channel();
+        self.answer = Some(answer);
+        // The other end only goes when the worker ends.
+        let _ = self.finished.send(Finished { holding, receipt, part, answered });
+    }
+
+    /// Goes on after an answer; not if there is nothing more to do.
+    fn go_on(&mut self, answered: Answered) -> bool {
+        let Some(to) = self.to.take() else { return false };
+        self.package.holding.cutting(false);
+        match answered {
+            Answered::GoOn => {
+                self.from = to;
+                self.since = std::time::Instant::now();
+                self.began_at = Some(SystemTime::now());
+                self.checkpoint_at = Instant::now() + self.context.checkpoint_every;
+                true
+            }
+            Answered::WholeOnly => {
+                self.in_parts = false;
+                true
+            }
+            Answered::Over => false,
+        }
+    }
+
+    fn receipt(&self, to: usize, units: Vec<UnitOutputs>) -> SignedReceipt {
+        let (lease, term) = (&self.package.holding.lease, self.package.holding.term());
         let leaves: Vec<UnitLeaf> =
             units.iter().map(|unit| UnitLeaf::done(lease.job, unit.unit, unit.outputs.clone())).collect();
-        let started_at = self.started_at.unwrap_or(self.package.holding.taken_at_wall);
+        let started_at = self.began_at.unwrap_or(self.package.holding.taken_at_wall);
         let receipt = Receipt {
-            market: context.market.market,
-            lease: lease.id,
-            generation: lease.generation,
-            worker: context.worker,
+            market: self.context.market.market,
+            lease: term.id,
+            generation: term.generation,
+            worker: self.context.worker,
             job: lease.job,
             units: units.len() as u32,
             package_root: package_root(&leaves),
-            adapter: context.device().adapter,
+            adapter: self.context.device().adapter,
             started_at_ms: started_at
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| since.as_millis() as u64),
-            device_us: self.device_us,
-            total_us: self.package.holding.taken_at.elapsed().as_micros() as u64,
+            device_us: self.computed[self.from..to].iter().flatten().sum(),
+            total_us: self.since.elapsed().as_micros() as u64,
         };
-        let key = context.client.key().expect("a worker's client has a key");
+        let key = self.context.client.key().expect("a worker's client has a key");
         let signature = key.sign(&receipt);
         SignedReceipt { receipt, signature, units }
+    }
+}
+
+async fn answer(waiting: &mut Option<oneshot::Receiver<Answered>>) -> Answered {
+    match waiting {
+        // Nobody answers any more when the worker ends.
+        Some(waiting) => waiting.await.unwrap_or(Answered::Over),
+        None => std::future::pending().await,
     }
 }
 
@@ -142,7 +324,7 @@ async fn upload(
 
 /// Hands receipts in until nobody makes any more.
 pub(crate) async fn hand_in(
-    context: &Context,
+    context: &Arc<Context>,
     mut finished: mpsc::UnboundedReceiver<Finished>,
 ) -> Result<(), WorkerError> {
     let mut waiting: Vec<Finished> = Vec::new();
@@ -183,9 +365,8 @@ pub(crate) async fn hand_in(
                     );
                 }
                 for (one, result) in waiting.drain(..batch).zip(answer.results) {
-                    note(context, &one, result);
-                    one.holding.end();
-                    context.leases.forget(one.holding.lease.id);
+                    let answered = note(context, &one, result);
+                    end(context, one, answered);
                 }
             }
             Err(error) if may_pass(&error) => context.wait_for_market(&error, &mut backoff).await,
@@ -198,10 +379,9 @@ pub(crate) async fn hand_in(
                 singly = singly.saturating_sub(1);
                 for one in waiting.drain(..batch) {
                     let units = one.receipt.units.len() as u64;
-                    tracing::warn!(lease = %one.holding.lease.id, %error, "a receipt was refused");
+                    tracing::warn!(lease = %one.holding.id(), %error, "a receipt was refused");
                     context.board.note(|parts| parts.units_refused += units);
-                    one.holding.end();
-                    context.leases.forget(one.holding.lease.id);
+                    end(context, one, Answered::Over);
                 }
             }
         }
@@ -213,17 +393,46 @@ fn is_about_content(error: &client::Error) -> bool {
     matches!(error, client::Error::Problem(problem) if matches!(problem.status, 400 | 413 | 422))
 }
 
-fn note(context: &Context, one: &Finished, result: ReceiptResult) {
+/// Tells the package's gathering, and forgets the package where nothing is left to do.
+fn end(context: &Context, one: Finished, answered: Answered) {
+    if answered == Answered::Over {
+        one.holding.end();
+        context.leases.forget(&one.holding);
+    }
+    // A gathering that was dropped has given its package up.
+    let _ = one.answered.send(answered);
+}
+
+fn note(context: &Arc<Context>, one: &Finished, result: ReceiptResult) -> Answered {
     let units = one.receipt.units.len() as u64;
     match result {
-        ReceiptResult::Accepted { .. } | ReceiptResult::Checking { .. } => {
+        ReceiptResult::Accepted { rest, .. } | ReceiptResult::Checking { rest, .. } => {
             context.board.note(|parts| parts.units_committed += units);
+            match rest {
+                Some(rest) if one.part => go_on(context, one, &rest),
+                _ => Answered::Over,
+            }
+        }
+        // A check of somebody else's work is one opinion, given as a whole: which leases are checks is not told.
+        ReceiptResult::Refused { problem, .. } if one.part && problem.code == code::RECEIPT_INVALID => {
+            Answered::WholeOnly
         }
         ReceiptResult::Refused { lease, problem } => {
             tracing::warn!(%lease, %problem, "a receipt was refused");
             context.board.note(|parts| parts.units_refused += units);
+            Answered::Over
         }
     }
+}
+
+/// Goes on under the lease of the rest, unless the package was given up meanwhile.
+fn go_on(context: &Arc<Context>, one: &Finished, rest: &Lease) -> Answered {
+    if one.holding.is_over() {
+        context.release_lease(rest.id, rest.generation, Refusal::leaving());
+        return Answered::Over;
+    }
+    context.leases.go_on(&one.holding, rest);
+    Answered::GoOn
 }
 
 #[cfg(test)]
@@ -314,7 +523,7 @@ mod tests {
         }
     }
 
-    async fn context(stub: Arc<Stub>) -> Context {
+    async fn context(stub: Arc<Stub>) -> Arc<Context> {
         let app = Router::new()
             .route("/v1/auth/challenge", post(challenge))
             .route("/v1/auth/login", post(login))
@@ -337,15 +546,10 @@ mod tests {
         let identity = (worker, "instance".to_owned(), "test".to_owned());
         let cache = Cache::new(CacheConfig::default());
         let board = Arc::new(Board::new(worker));
-        Context::new(
-            client,
-            identity,
-            market,
-            (facts(), WorkerOffer::default()),
-            cache,
-            board,
-            watch::Sender::new(Stop::No).subscribe(),
-        )
+        let stop = watch::Sender::new(Stop::No).subscribe();
+        let offer = WorkerOffer::default();
+        let every = std::time::Duration::from_secs(5);
+        Arc::new(Context::new(client, identity, market, (facts(), offer, every), cache, board, stop))
     }
 
     fn finished(context: &Context, id: u64) -> Finished {
@@ -375,7 +579,8 @@ mod tests {
         let signature = key().sign(&receipt);
         let units = vec![UnitOutputs { unit: id, outputs: vec![] }];
         let receipt = SignedReceipt { receipt, signature, units };
-        Finished { holding: context.leases.take(lease), receipt }
+        let (answered, _) = oneshot::channel();
+        Finished { holding: context.leases.take(lease), receipt, part: false, answered }
     }
 
     #[tokio::test]

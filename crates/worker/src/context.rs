@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, code};
 use client::Client;
-use protocol::{DeviceFacts, PublicKey, WorkerOffer};
+use protocol::{DeviceFacts, LeaseId, PublicKey, WorkerOffer};
 use tokio::sync::watch;
 
 use crate::{
@@ -64,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) version: String,
     pub(crate) market: MarketInfo,
     pub(crate) offer: WorkerOffer,
+    /// How often a long package is committed in part.
+    pub(crate) checkpoint_every: Duration,
     pub(crate) cache: Cache,
     pub(crate) programs: Programs,
     pub(crate) leases: Leases,
@@ -79,7 +81,7 @@ impl Context {
         client: Client,
         (worker, instance, version): (PublicKey, String, String),
         market: MarketInfo,
-        (facts, offer): (DeviceFacts, WorkerOffer),
+        (facts, offer, checkpoint_every): (DeviceFacts, WorkerOffer, Duration),
         cache: Cache,
         board: Arc<Board>,
         stop: watch::Receiver<Stop>,
@@ -91,6 +93,7 @@ impl Context {
             version,
             market,
             offer,
+            checkpoint_every,
             cache,
             programs: Programs::default(),
             leases: Leases::new(board.clone()),
@@ -192,13 +195,19 @@ impl Context {
             return;
         }
         holding.end();
-        let (id, generation) = (holding.lease.id, holding.lease.generation);
-        self.leases.forget(id);
-        let Refusal { cause, detail } = refusal;
-        if cause != ReleaseCause::Leaving {
-            tracing::warn!(lease = %id, job = %holding.lease.job, ?cause, detail, "gave a lease back");
+        let term = holding.term();
+        self.leases.forget(holding);
+        if refusal.cause != ReleaseCause::Leaving {
+            let Refusal { cause, detail } = &refusal;
+            tracing::warn!(lease = %term.id, job = %holding.lease.job, ?cause, detail, "gave a lease back");
             self.board.note(|parts| parts.leases_failed += 1);
         }
+        self.release_lease(term.id, term.generation, refusal);
+    }
+
+    /// Tells the market that a lease is given back.
+    pub(crate) fn release_lease(self: &Arc<Self>, id: LeaseId, generation: u32, refusal: Refusal) {
+        let Refusal { cause, detail } = refusal;
         let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
         let request = ReleaseRequest { generation, cause, detail };
         let context = self.clone();

@@ -1,7 +1,7 @@
 //! The leases in this worker's hands, and how much work they are.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -11,7 +11,7 @@ use std::{
 
 use api::Lease;
 use protocol::{Hash, LeaseId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::status::Board;
 
@@ -32,7 +32,7 @@ const OUTPUT_BYTES_MAX: u64 = 512 << 20;
 /// Weight of the newest unit in the mean time of a unit.
 const PACE_WEIGHT: f64 = 0.2;
 
-/// One lease from taking it to its answered receipt.
+/// One package from taking its lease to its last answered receipt. Each checkpoint ends a lease and begins one of the rest.
 #[derive(Debug)]
 pub(crate) struct Holding {
     /// As the market gave it.
@@ -41,11 +41,46 @@ pub(crate) struct Holding {
     pub(crate) taken_at: Instant,
     /// The same by the wall clock.
     pub(crate) taken_at_wall: SystemTime,
+    term: Mutex<Term>,
     units_done: AtomicU32,
     over: AtomicBool,
+    yielding: AtomicBool,
+}
+
+/// The lease that covers what is left of a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Term {
+    pub(crate) id: LeaseId,
+    pub(crate) generation: u32,
+    /// Whether a receipt for a part of it is on its way: its answer brings another lease.
+    pub(crate) cutting: bool,
 }
 
 impl Holding {
+    /// The lease that covers what is left.
+    pub(crate) fn term(&self) -> Term {
+        *self.lock()
+    }
+
+    /// The lease's id.
+    pub(crate) fn id(&self) -> LeaseId {
+        self.lock().id
+    }
+
+    /// Notes that a receipt for a part of the lease is on its way, or no longer.
+    pub(crate) fn cutting(&self, cutting: bool) {
+        self.lock().cutting = cutting;
+    }
+
+    /// Whether no further units of it are to be begun: the market or the worker's owner wants the device back.
+    pub(crate) fn yields(&self) -> bool {
+        self.yielding.load(Relaxed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Term> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether nothing more needs to be done for it: it was lost or given back.
     pub(crate) fn is_over(&self) -> bool {
         self.over.load(Relaxed)
@@ -68,6 +103,7 @@ pub(crate) struct Leases {
     board: Arc<Board>,
     held: Mutex<Held>,
     changed: watch::Sender<()>,
+    yield_asked: Notify,
 }
 
 #[derive(Default)]
@@ -87,35 +123,68 @@ impl Held {
 
 impl Leases {
     pub(crate) fn new(board: Arc<Board>) -> Self {
-        Self { board, held: Mutex::default(), changed: watch::Sender::new(()) }
+        Self { board, held: Mutex::default(), changed: watch::Sender::new(()), yield_asked: Notify::new() }
     }
 
     /// Notes a new lease.
     pub(crate) fn take(&self, lease: Lease) -> Arc<Holding> {
         let id = lease.id;
         let holding = Arc::new(Holding {
+            term: Mutex::new(Term { id, generation: lease.generation, cutting: false }),
             lease,
             taken_at: Instant::now(),
             taken_at_wall: SystemTime::now(),
             units_done: AtomicU32::new(0),
             over: AtomicBool::new(false),
+            yielding: AtomicBool::new(false),
         });
         self.change(|held| held.leases.insert(id, holding.clone()));
         holding
     }
 
-    /// Forgets a lease: its receipt was answered, or it was lost or given back.
-    pub(crate) fn forget(&self, id: LeaseId) {
-        self.change(|held| held.leases.remove(&id));
+    /// Forgets a package: its last receipt was answered, or it was lost or given back.
+    pub(crate) fn forget(&self, holding: &Holding) {
+        self.change(|held| held.leases.remove(&holding.id()));
+    }
+
+    /// Goes on with the rest of a package under the lease that answered a receipt for its first units.
+    pub(crate) fn go_on(&self, holding: &Arc<Holding>, rest: &Lease) {
+        self.change(|held| {
+            held.leases.remove(&holding.id());
+            *holding.lock() = Term { id: rest.id, generation: rest.generation, cutting: false };
+            held.leases.insert(rest.id, holding.clone());
+        });
+    }
+
+    /// Ends packages at the unit that runs: what is finished is committed, the rest given back.
+    pub(crate) fn ask_to_yield(&self, wanted: impl Fn(LeaseId) -> bool) {
+        let mut asked = false;
+        for holding in self.all().iter().filter(|holding| wanted(holding.id())) {
+            asked |= !holding.yielding.swap(true, Relaxed);
+        }
+        if asked {
+            self.yield_asked.notify_one();
+        }
+    }
+
+    /// Returns when packages are to yield. For one listener.
+    pub(crate) async fn yield_asked(&self) {
+        self.yield_asked.notified().await;
+    }
+
+    /// Mean time of a unit of a program, once one has run.
+    pub(crate) fn pace(&self, program: Hash) -> Option<Duration> {
+        self.lock().pace(program).map(Duration::from_secs_f64)
     }
 
     /// Notes that the market took a lease away. If all its units are computed its receipt goes in all the same: the market may
     /// still take it. Otherwise work on it ends.
     pub(crate) fn lost(&self, holding: &Holding) {
-        if holding.units_left() > 0 {
-            tracing::info!(lease = %holding.lease.id, "the lease was lost");
+        // While a receipt for its first units is on its way the market may know the rest under another lease already.
+        if holding.units_left() > 0 && !holding.term().cutting {
+            tracing::info!(lease = %holding.id(), "the lease was lost");
             holding.end();
-            self.forget(holding.lease.id);
+            self.forget(holding);
         }
     }
 
@@ -174,6 +243,19 @@ impl Leases {
         // One package ahead even when it is a long one.
         let wanted = (missing / package_seconds).max(if left.len() < 2 { 1.0 } else { 0.0 });
         (wanted as u32).min(PACKAGES_MAX)
+    }
+
+    /// Whether the device has work, and could take turns with one more job.
+    pub(crate) fn takes_another_job(&self, slots: u32) -> bool {
+        let held = self.lock();
+        let jobs: HashSet<_> = held
+            .leases
+            .values()
+            .filter(|holding| holding.units_left() > 0)
+            .map(|holding| holding.lease.job)
+            .collect();
+        let full = held.leases.len() >= COMPUTED_MAX || held.output_bytes >= OUTPUT_BYTES_MAX;
+        !full && !jobs.is_empty() && jobs.len() < slots as usize
     }
 
     /// Wakes when leases come, end or get on.

@@ -22,7 +22,7 @@ mod runner;
 mod status;
 mod uploads;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use api::{HeartbeatRequest, LeaseRequest, LeaveRequest, code};
 use client::Client;
@@ -62,6 +62,8 @@ const PREPARED_MAX: usize = 64;
 
 /// Jobs that share a device when nobody says: a long one, a short one beside it, and two that are verified.
 const SLOTS: u32 = 4;
+/// Five seconds of work are cheap to lose, and a receipt every five seconds is cheap to make.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 /// Measuring a device takes at most this long.
 const MEASURE_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -92,11 +94,19 @@ pub struct Terms {
     pub slots: u32,
     /// Whether the device is measured before it is announced, which takes a fraction of a second.
     pub measured: bool,
+    /// How often what is finished of a long package is committed: a worker that dies loses no more than this.
+    pub checkpoint_every: Duration,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { ask: Amount(0), memory_bytes: None, slots: SLOTS, measured: true }
+        Self {
+            ask: Amount(0),
+            memory_bytes: None,
+            slots: SLOTS,
+            measured: true,
+            checkpoint_every: CHECKPOINT_EVERY,
+        }
     }
 }
 
@@ -221,12 +231,20 @@ async fn live<D: Device>(
             return Ok(());
         }
     };
+    let every = config.terms.checkpoint_every;
     let takes_over = config.instance.is_some();
     let identity = (worker, config.instance.unwrap_or_else(random_instance), config.version);
     let cache = Cache::new(config.cache);
     let (board, for_context) = (board.clone(), stop.clone());
-    let context =
-        Arc::new(Context::new(config.market, identity, market, (facts, offer), cache, board, for_context));
+    let context = Arc::new(Context::new(
+        config.market,
+        identity,
+        market,
+        (facts, offer, every),
+        cache,
+        board,
+        for_context,
+    ));
 
     if takes_over {
         // Before anybody works under this name again. If there was nobody, or the market does not answer, so much the better.
@@ -235,15 +253,35 @@ async fn live<D: Device>(
     let (prepared, packages) = mpsc::channel(PREPARED_MAX);
     let (finished, receipts) = mpsc::unbounded_channel();
     let runner = Runner::new(context.clone(), device, finished);
+    let mut handing_in = pin!(hand_in(&context, receipts));
     let result = tokio::select! {
         ended = take_leases(&context, prepared) => ended,
         ended = runner.run(packages) => ended,
-        ended = hand_in(&context, receipts) => ended,
+        ended = &mut handing_in => ended,
         ended = heartbeats(&context) => ended,
-        () = until(stop, Stop::Now) => Ok(()),
+        () = until(stop.clone(), Stop::Now) => Ok(()),
     };
+    if *stop.borrow() >= Stop::Now {
+        // What is finished is on its way; the rest is being given back.
+        let last = async {
+            tokio::select! {
+                _ = &mut handing_in => {}
+                () = until_nothing_is_held(&context) => {}
+            }
+        };
+        let _ = tokio::time::timeout(LEAVE_TIME_MAX, last).await;
+    }
     leave(&context).await;
     result
+}
+
+async fn until_nothing_is_held(context: &Context) {
+    let mut changes = context.leases.changes();
+    while !context.leases.all().is_empty() {
+        if changes.changed().await.is_err() {
+            break;
+        }
+    }
 }
 
 /// What the device can do, where somebody measures it. One that does not answer is as lost as any other.
@@ -290,19 +328,17 @@ async fn take_leases(
     tokio::select! {
         () = until(context.stop.clone(), Stop::Drain) => {}
         ended = poll(context, &prepared) => return ended,
+        ended = poll_others(context, &prepared) => return ended,
     }
     context.board.note(|parts| parts.draining = true);
+    // Long packages are not waited for: what is finished of them is committed.
+    context.leases.ask_to_yield(|_| true);
     let leave = LeaveRequest { instance: context.instance.clone(), drain: true };
     if let Err(error) = context.client.leave(&leave).await {
         tracing::debug!(%error, "the market was not told that the worker drains");
     }
     // `prepared` lives until here, so that the runner does not end before the last receipt was answered.
-    let mut changes = context.leases.changes();
-    while !context.leases.all().is_empty() {
-        if changes.changed().await.is_err() {
-            break;
-        }
-    }
+    until_nothing_is_held(context).await;
     Ok(())
 }
 
@@ -326,6 +362,7 @@ async fn poll(context: &Arc<Context>, prepared: &mpsc::Sender<package::Package>)
             instance: context.instance.clone(),
             packages_max,
             wait_ms: POLL_WAIT.as_millis() as u32,
+            others_only: false,
         };
         let asked = tokio::time::Instant::now();
         match context.client.lease(&request).await {
@@ -336,20 +373,7 @@ async fn poll(context: &Arc<Context>, prepared: &mpsc::Sender<package::Package>)
                 if let Some(reason) = answer.reason {
                     context.board.note(|parts| parts.idle = Some(reason));
                 }
-                for lease in answer.leases {
-                    let (context, prepared) = (context.clone(), prepared.clone());
-                    let holding = context.leases.take(lease);
-                    tokio::spawn(async move {
-                        match prepare(&context, holding.clone()).await {
-                            Ok(package) => {
-                                context.market_up();
-                                // Fails only when the worker ends.
-                                let _ = prepared.send(package).await;
-                            }
-                            Err(refusal) => context.release(&holding, refusal),
-                        }
-                    });
-                }
+                take(context, prepared, answer.leases);
                 if empty && asked.elapsed() < POLL_PAUSE {
                     tokio::time::sleep(POLL_PAUSE).await;
                 }
@@ -359,6 +383,59 @@ async fn poll(context: &Arc<Context>, prepared: &mpsc::Sender<package::Package>)
             Err(error) if error.code() == Some(code::WORKER_KEY_IN_USE) => context.announce().await?,
             Err(error) => return Err(WorkerError::Refused { source: error }),
         }
+    }
+}
+
+/// Asks for a second job, and a third, for a device that is busy with a long one, so that a short one need not wait for its end.
+async fn poll_others(
+    context: &Arc<Context>,
+    prepared: &mpsc::Sender<package::Package>,
+) -> Result<(), WorkerError> {
+    let mut backoff = Backoff::default();
+    let mut changes = context.leases.changes();
+    loop {
+        changes.mark_unchanged();
+        if !context.leases.takes_another_job(context.offer.slots) {
+            let _ = changes.changed().await;
+            continue;
+        }
+        let request = LeaseRequest {
+            instance: context.instance.clone(),
+            packages_max: 1,
+            wait_ms: POLL_WAIT.as_millis() as u32,
+            others_only: true,
+        };
+        let asked = tokio::time::Instant::now();
+        match context.client.lease(&request).await {
+            Ok(answer) => {
+                backoff.reset();
+                let empty = answer.leases.is_empty();
+                take(context, prepared, answer.leases);
+                if empty && asked.elapsed() < POLL_PAUSE {
+                    tokio::time::sleep(POLL_PAUSE).await;
+                }
+            }
+            // Whoever asks for any work tells of the trouble and repairs it.
+            Err(_) => tokio::time::sleep(backoff.next()).await,
+        }
+    }
+}
+
+/// Makes leases ready to run.
+fn take(context: &Arc<Context>, prepared: &mpsc::Sender<package::Package>, leases: Vec<api::Lease>) {
+    for lease in leases {
+        let (context, prepared) = (context.clone(), prepared.clone());
+        let holding = context.leases.take(lease);
+        tokio::spawn(async move {
+            match prepare(&context, holding.clone()).await {
+                Ok(package) => {
+                    context.market_up();
+                    // Fails only when the worker ends.
+                    let _ = prepared.send(package).await;
+                }
+                Err(refusal) => context.release(&holding, refusal),
+            }
+        });
     }
 }
 
@@ -377,7 +454,7 @@ async fn heartbeats(context: &Arc<Context>) -> Result<(), WorkerError> {
         {
             continue;
         }
-        let leases = context.leases.all().iter().map(|holding| holding.lease.id).collect();
+        let leases = context.leases.all().iter().map(|holding| holding.id()).collect();
         let request = HeartbeatRequest { instance: context.instance.clone(), leases };
         match context.client.heartbeat(&request).await {
             Ok(answer) => {
@@ -388,10 +465,11 @@ async fn heartbeats(context: &Arc<Context>) -> Result<(), WorkerError> {
                     }
                 });
                 for holding in context.leases.all() {
-                    if answer.lost.contains(&holding.lease.id) {
+                    if answer.lost.contains(&holding.id()) {
                         context.leases.lost(&holding);
                     }
                 }
+                context.leases.ask_to_yield(|lease| answer.yields.contains(&lease));
                 if let Ok(worker) = context.client.worker(&context.worker).await {
                     context.board.note(|parts| parts.earned = worker.earned);
                 }

@@ -2,13 +2,13 @@
 //! again. A market is not trusted with what a device runs.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use api::{LeaseInput, ReleaseCause, code};
+use api::{GatheredInput, GatheredUnit, LeaseInput, ReleaseCause, code};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use protocol::{Hash, InputSplit};
 
 use crate::{backoff::Backoff, context::Context, device::Program, leases::Holding};
@@ -19,7 +19,9 @@ const UNITS_MAX: u64 = 1 << 20;
 const WHOLE_BYTES_MAX: u64 = 256 << 20;
 /// Largest part of one blob that one package may need.
 const PART_BYTES_MAX: u64 = 8 << 30;
-/// Ranges fetched at the same time.
+/// Outputs that one package may be gathered from.
+const GATHERED_BLOBS_MAX: usize = 1 << 20;
+/// Ranges, and blobs that are gathered, fetched at the same time.
 const RANGES_AT_ONCE: usize = 8;
 /// Programs kept ready to be run again.
 const PROGRAMS_KEPT: usize = 8;
@@ -43,11 +45,19 @@ pub(crate) struct Refusal {
     pub(crate) detail: String,
 }
 
+impl Refusal {
+    /// The worker leaves, or wants its device for something else.
+    pub(crate) fn leaving() -> Self {
+        Self { cause: ReleaseCause::Leaving, detail: "the worker goes on without it".into() }
+    }
+}
+
 #[derive(Debug)]
-struct Input {
-    split: InputSplit,
-    blob_bytes: u64,
-    part: Part,
+enum Input {
+    /// Each unit's part of one blob.
+    Split { split: InputSplit, blob_bytes: u64, part: Part },
+    /// Each unit's part of other units' outputs.
+    Gathered { length: usize, blobs: Vec<Bytes>, units: Vec<GatheredUnit> },
 }
 
 #[derive(Debug)]
@@ -70,24 +80,56 @@ impl Package {
 }
 
 impl Input {
+    /// What the unit sees that is number `unit` where the input is split, and number `position` in the package.
     fn unit(&self, unit: u64, position: usize) -> Bytes {
-        let present = match &self.part {
-            Part::Units(units) => units[position].clone(),
-            Part::Run { start, bytes } => {
-                let range = self.split.range(unit, self.blob_bytes);
-                if range.is_empty() {
+        let (present, length) = match self {
+            Self::Split { split, part: Part::Units(units), .. } => {
+                (units[position].clone(), split.length as usize)
+            }
+            Self::Split { split, blob_bytes, part: Part::Run { start, bytes } } => {
+                let range = split.range(unit, *blob_bytes);
+                let present = if range.is_empty() {
                     Bytes::new()
                 } else {
                     bytes.slice((range.start - start) as usize..(range.end - start) as usize)
-                }
+                };
+                (present, split.length as usize)
             }
+            Self::Gathered { length, blobs, units } => (gathered(units[position], blobs, *length), *length),
         };
-        if present.len() as u64 == self.split.length {
+        if present.len() == length {
             return present;
         }
         let mut padded = present.to_vec();
-        padded.resize(self.split.length as usize, 0);
+        padded.resize(length, 0);
         padded.into()
+    }
+}
+
+/// At most `length` bytes of some blobs, one after the other, from the unit's offset.
+fn gathered(unit: GatheredUnit, blobs: &[Bytes], length: usize) -> Bytes {
+    let (first, count) = (unit.first as usize, unit.count as usize);
+    let mut skip = usize::try_from(unit.offset).unwrap_or(usize::MAX);
+    let mut pieces = Vec::new();
+    let mut found = 0;
+    for blob in &blobs[first..first + count] {
+        if found == length {
+            break;
+        }
+        if skip >= blob.len() {
+            skip -= blob.len();
+            continue;
+        }
+        let piece = blob.slice(skip..blob.len().min(skip.saturating_add(length - found)));
+        skip = 0;
+        found += piece.len();
+        pieces.push(piece);
+    }
+    match pieces.as_slice() {
+        [] => Bytes::new(),
+        // The usual: one unit's output, or a part of it. Nothing is copied.
+        [piece] => piece.clone(),
+        pieces => pieces.concat().into(),
     }
 }
 
@@ -119,11 +161,11 @@ pub(crate) async fn prepare(context: &Context, holding: Arc<Holding>) -> Result<
         )));
     }
     let mut inputs = Vec::with_capacity(lease.inputs.len());
-    for input_of in &lease.inputs {
-        let LeaseInput::Split(split) = input_of else {
-            return Err(program_failed("this worker cannot gather other units' outputs"));
-        };
-        inputs.push(input(context, split, &places).await?);
+    for from in &lease.inputs {
+        inputs.push(match from {
+            LeaseInput::Split(split) => input(context, split, &places).await?,
+            LeaseInput::Gathered(gathered) => gather(context, gathered, units.len()).await?,
+        });
     }
     Ok(Package { holding: holding.clone(), program, units, places, inputs })
 }
@@ -133,7 +175,8 @@ async fn input(context: &Context, split: &InputSplit, units: &[u64]) -> Result<I
     let split = *split;
     if blob_bytes <= WHOLE_BYTES_MAX {
         let bytes = blob(context, &split.blob, WHOLE_BYTES_MAX).await?;
-        return Ok(Input { split, blob_bytes: bytes.len() as u64, part: Part::Run { start: 0, bytes } });
+        let blob_bytes = bytes.len() as u64;
+        return Ok(Input::Split { split, blob_bytes, part: Part::Run { start: 0, bytes } });
     }
     let ranges: Vec<_> = units.iter().map(|unit| split.range(*unit, blob_bytes)).collect();
     let start = ranges.iter().map(|r| r.start).min().unwrap_or(0);
@@ -154,7 +197,33 @@ async fn input(context: &Context, split: &InputSplit, units: &[u64]) -> Result<I
     } else {
         Part::Units(stream::iter(ranges).map(fetch).buffered(RANGES_AT_ONCE).try_collect().await?)
     };
-    Ok(Input { split, blob_bytes, part })
+    Ok(Input::Split { split, blob_bytes, part })
+}
+
+/// Other units' outputs, each whole: that is what lets them be checked, and kept for whoever reads them too.
+async fn gather(context: &Context, input: &GatheredInput, units: usize) -> Result<Input, Refusal> {
+    let blobs = input.blobs.len();
+    let within = |unit: &GatheredUnit| unit.first as usize + unit.count as usize <= blobs;
+    if blobs > GATHERED_BLOBS_MAX || input.units.len() != units || !input.units.iter().all(within) {
+        return Err(input_failed(format!("{blobs} blobs are not what {units} units can be gathered from")));
+    }
+    let fetch = |hash: Hash| async move { blob(context, &hash, PART_BYTES_MAX).await };
+    let mut fetched: HashMap<Hash, Bytes> = HashMap::new();
+    let distinct: BTreeSet<Hash> = input.blobs.iter().copied().collect();
+    let mut bytes = 0;
+    let mut fetching = stream::iter(distinct)
+        .map(|hash| fetch(hash).map(move |bytes| (hash, bytes)))
+        .buffered(RANGES_AT_ONCE);
+    while let Some((hash, blob)) = fetching.next().await {
+        let blob = blob?;
+        bytes += blob.len() as u64;
+        if bytes > PART_BYTES_MAX {
+            return Err(input_failed(format!("the package gathers more than {PART_BYTES_MAX} bytes")));
+        }
+        fetched.insert(hash, blob);
+    }
+    let blobs = input.blobs.iter().map(|hash| fetched[hash].clone()).collect();
+    Ok(Input::Gathered { length: input.length as usize, blobs, units: input.units.clone() })
 }
 
 /// The program of a manifest: fetched, checked and found to fit the device.
@@ -256,13 +325,13 @@ mod tests {
         let blob: Bytes = (0..100).collect();
         let split = InputSplit { blob: Hash::of(&blob), offset: 4, stride: 7, length: 9 };
         let whole = Part::Run { start: 0, bytes: blob.clone() };
-        let whole = Input { split, blob_bytes: 100, part: whole };
+        let whole = Input::Split { split, blob_bytes: 100, part: whole };
         // Units 10 to 14 begin at 74; the last two reach beyond the end.
         let run = Part::Run { start: 74, bytes: blob.slice(74..) };
-        let run = Input { split, blob_bytes: 100, part: run };
+        let run = Input::Split { split, blob_bytes: 100, part: run };
         let slices =
             (10..15).map(|u| split.range(u, 100)).map(|r| blob.slice(r.start as usize..r.end as usize));
-        let units = Input { split, blob_bytes: 100, part: Part::Units(slices.collect()) };
+        let units = Input::Split { split, blob_bytes: 100, part: Part::Units(slices.collect()) };
         for (position, unit) in (10..15).enumerate() {
             let expected = split.unit_bytes(unit, &blob);
             assert_eq!(whole.unit(unit, position), *expected, "unit {unit}");
@@ -270,5 +339,23 @@ mod tests {
             assert_eq!(units.unit(unit, position), *expected, "unit {unit}");
         }
         assert_eq!(whole.unit(u64::MAX, 0), vec![0; 9]);
+    }
+
+    #[test]
+    fn gathered_inputs_are_blobs_one_after_the_other_cut_and_padded() {
+        let blobs: Vec<Bytes> = [&[1, 2, 3][..], &[], &[4], &[5, 6]].map(Bytes::copy_from_slice).into();
+        let check = |first, count, offset, expected: [u8; 4]| {
+            let units = vec![GatheredUnit { first, count, offset }];
+            let input = Input::Gathered { length: 4, blobs: blobs.clone(), units };
+            assert_eq!(*input.unit(9, 0), expected, "{count} from {first} at {offset}");
+        };
+        check(0, 4, 0, [1, 2, 3, 4]);
+        check(0, 4, 2, [3, 4, 5, 6]);
+        check(0, 1, 1, [2, 3, 0, 0]);
+        check(2, 2, 0, [4, 5, 6, 0]);
+        check(3, 1, 0, [5, 6, 0, 0]);
+        check(0, 4, 6, [0; 4]);
+        check(0, 4, u64::MAX, [0; 4]);
+        check(1, 0, 0, [0; 4]);
     }
 }

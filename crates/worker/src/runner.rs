@@ -1,7 +1,8 @@
 //! Keeps the device busy and survives what runs on it.
 //!
 //! Units flow through the device in order, several in flight, across the boundaries of packages, so that it computes one while
-//! the next one's inputs and the last one's outputs move. The oldest unit in flight is the one that runs: it has as long as its
+//! the next one's inputs and the last one's outputs move. Jobs that share the device take turns, a slice of time each and whole
+//! units only: a running unit is never cut. Their programs stay on the device as far as the memory lent allows. The oldest unit in flight is the one that runs: it has as long as its
 //! manifest allows from the moment that the one before it ended. If it takes longer, the device is killed, its package is given
 //! back, and every other unit in flight, which is innocent, runs again on the restarted device.
 
@@ -13,7 +14,7 @@ use std::{
 
 use api::ReleaseCause;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use protocol::{Hash, LeaseId};
+use protocol::{Hash, JobId, LeaseId};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
@@ -23,11 +24,16 @@ use crate::{
     context::Context,
     device::{Device, DeviceError, Program, UnitOutput},
     package::{Package, Refusal},
-    status::reason,
 };
 
-/// Units in flight: one that runs, one ready behind it, one that is read back.
+/// Units in flight: one that runs, one ready behind it, one that is read back. Units that take a slice or longer go one by
+/// one, so that another job waits for no more than the one that runs; the pause between them is a hundredth of their time.
 const IN_FLIGHT_MAX: usize = 3;
+/// How long one job has the device while others wait: long against the change from one program to another, short for a person
+/// who waits for the other job.
+const SLICE: Duration = Duration::from_millis(250);
+/// Packages whose units take turns; more wait to be taken up.
+const QUEUE_MAX: usize = 16;
 /// What a unit may take beyond its time on the device: transfers, a pipeline that is built for it, a busy machine.
 const GRACE: Duration = Duration::from_secs(3);
 /// Making a program ready takes at most this long.
@@ -79,9 +85,11 @@ pub(crate) struct Runner<D> {
     /// What the device was given and has not answered, in order.
     in_flight: VecDeque<(u64, Step)>,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// By the lease that their packages began with.
     gathering: BTreeMap<LeaseId, Gathering>,
+    turns: Turns,
     /// Programs on the device, the last used one last; and the one that is being loaded.
-    loaded: Vec<Hash>,
+    loaded: Vec<Arc<Program>>,
     loading: Option<Hash>,
     next_ticket: u64,
     /// Since when the oldest in flight has the device.
@@ -89,6 +97,29 @@ pub(crate) struct Runner<D> {
     failures: Backoff,
     /// How often programs stopped the device since they last finished a unit; the latest last.
     offences: Vec<(Hash, u32)>,
+}
+
+/// Whose turn it is, and since when.
+#[derive(Default)]
+struct Turns(Option<(JobId, Instant)>);
+
+impl Turns {
+    /// Puts the others first when the turn of the job in front is over. Those of one job stay in their order, and whoever had its
+    /// turn goes behind all that wait.
+    fn take<T>(&mut self, queue: &mut VecDeque<T>, job: impl Fn(&T) -> JobId, now: Instant) {
+        let Some(front) = queue.front().map(&job) else { return };
+        match self.0 {
+            Some((turn, since)) if turn == front => {
+                if now.duration_since(since) < SLICE {
+                    return;
+                }
+                let (others, mine): (Vec<_>, Vec<_>) = queue.drain(..).partition(|one| job(one) != turn);
+                queue.extend(others.into_iter().chain(mine));
+                self.0 = queue.front().map(|one| (job(one), now));
+            }
+            _ => self.0 = Some((front, now)),
+        }
+    }
 }
 
 impl<D: Device> Runner<D> {
@@ -102,6 +133,7 @@ impl<D: Device> Runner<D> {
             in_flight: VecDeque::new(),
             answers: FuturesUnordered::new(),
             gathering: BTreeMap::new(),
+            turns: Turns::default(),
             loaded: Vec::new(),
             loading: None,
             next_ticket: 0,
@@ -113,19 +145,21 @@ impl<D: Device> Runner<D> {
 
     /// Runs packages until there are no more to come.
     pub(crate) async fn run(mut self, mut packages: mpsc::Receiver<Package>) -> Result<(), WorkerError> {
+        let context = self.context.clone();
         loop {
             self.fill();
             let running = !self.in_flight.is_empty();
             self.context.board.note(|parts| parts.running = running);
             let head_ends = self.in_flight.front().map(|(_, step)| self.head_since + step.time_max());
             tokio::select! {
-                package = packages.recv(), if self.queue.len() < 2 => match package {
+                package = packages.recv(), if self.queue.len() < QUEUE_MAX => match package {
                     Some(package) => self.enqueue(package),
                     None if self.in_flight.is_empty() && self.queue.is_empty() => return Ok(()),
                     // Nothing more comes: the rest is worked off.
                     None => self.answered_once().await?,
                 },
                 Some(answer) = self.answers.next() => self.answered(answer).await?,
+                () = context.leases.yield_asked() => self.yield_packages(),
                 () = tokio::time::sleep_until(head_ends.unwrap_or_else(Instant::now)), if head_ends.is_some() => {
                     self.timed_out().await?;
                 }
@@ -147,8 +181,8 @@ impl<D: Device> Runner<D> {
         if package.holding.is_over() {
             return;
         }
-        if self.context.draining() {
-            return self.context.release(&package.holding, leaving());
+        if self.context.draining() || package.holding.yields() {
+            return self.context.release(&package.holding, Refusal::leaving());
         }
         let offences = self.offences.iter().find(|(id, _)| *id == package.program.id);
         if offences.is_some_and(|(_, count)| *count >= OFFENCES_MAX) {
@@ -158,7 +192,8 @@ impl<D: Device> Runner<D> {
             return self.context.release(&package.holding, refusal);
         }
         let package = Arc::new(package);
-        self.gathering.insert(package.holding.lease.id, Gathering::new(package.clone()));
+        let gathering = Gathering::new(self.context.clone(), package.clone(), self.finished.clone());
+        self.gathering.insert(package.holding.lease.id, gathering);
         self.queue.push_back((package, 0));
     }
 
@@ -198,27 +233,28 @@ impl<D: Device> Runner<D> {
                     self.again.pop_front();
                     continue;
                 }
-                None => self.queue.front().map(|(package, position)| (package.clone(), *position))?,
+                None => {
+                    self.turns.take(
+                        &mut self.queue,
+                        |(package, _)| package.holding.lease.job,
+                        Instant::now(),
+                    );
+                    self.queue.front().map(|(package, position)| (package.clone(), *position))?
+                }
             };
             if package.holding.is_over() {
                 self.drop_package(&package);
                 continue;
             }
-            // A drain ends packages of which no unit ran yet.
-            if position == 0 && self.again.is_empty() && self.context.draining() {
-                self.context.release(&package.holding, leaving());
-                self.drop_package(&package);
-                continue;
-            }
             let id = package.program.id;
-            if self.loading.is_some() {
+            if self.loading.is_some() || (!self.in_flight.is_empty() && self.goes_alone(id)) {
                 return None;
             }
-            let Some(at) = self.loaded.iter().position(|loaded| *loaded == id) else {
-                return Some(Step::Load(package.program.clone()));
+            let Some(at) = self.loaded.iter().position(|loaded| loaded.id == id) else {
+                return self.make_room(&package.program).then(|| Step::Load(package.program.clone()));
             };
-            let id = self.loaded.remove(at);
-            self.loaded.push(id);
+            let program = self.loaded.remove(at);
+            self.loaded.push(program);
             if let Some(step) = self.again.pop_front() {
                 return Some(step);
             }
@@ -228,6 +264,61 @@ impl<D: Device> Runner<D> {
                 self.queue.pop_front();
             }
             return Some(Step::Unit { package, position });
+        }
+    }
+
+    /// Whether a program's units go to the device one by one: they are long, or nobody knows yet.
+    fn goes_alone(&self, program: Hash) -> bool {
+        self.context.leases.pace(program).is_none_or(|pace| pace >= SLICE)
+    }
+
+    /// Takes programs off the device until another one fits into the memory that is lent. Not while they run.
+    fn make_room(&mut self, program: &Program) -> bool {
+        let lent = self.context.offer.memory_bytes;
+        let bytes = |program: &Program| program.manifest.limits.memory_bytes_max;
+        while lent > 0
+            && self.loaded.iter().map(|loaded| bytes(loaded)).fold(bytes(program), u64::saturating_add) > lent
+        {
+            let runs = |id: Hash| {
+                self.in_flight
+                    .iter()
+                    .any(|(_, step)| matches!(step, Step::Unit { package, .. } if package.program.id == id))
+            };
+            let Some(at) = self.loaded.iter().position(|loaded| !runs(loaded.id)) else {
+                // A job that is larger than what is lent has the device for itself.
+                return self.loaded.is_empty();
+            };
+            self.device.unload(self.loaded.remove(at).id);
+        }
+        true
+    }
+
+    /// Begins no more units of packages that are to yield; those that are not at the device any more are committed in part.
+    fn yield_packages(&mut self) {
+        let yields = |package: &Arc<Package>| package.holding.yields();
+        let mut ending: Vec<_> =
+            self.queue.iter().map(|(package, _)| package).filter(|p| yields(p)).cloned().collect();
+        self.queue.retain(|(package, _)| !yields(package));
+        self.again.retain(|step| match step {
+            Step::Unit { package, .. } if yields(package) => {
+                ending.push(package.clone());
+                false
+            }
+            _ => true,
+        });
+        for package in ending {
+            self.finish_early(&package);
+        }
+    }
+
+    /// Commits to what is finished of a package that yields, once none of its units is at the device.
+    fn finish_early(&mut self, package: &Arc<Package>) {
+        let of_package =
+            |step: &Step| matches!(step, Step::Unit { package: p, .. } if Arc::ptr_eq(p, package));
+        if !self.in_flight.iter().any(|(_, step)| of_package(step))
+            && let Some(gathering) = self.gathering.remove(&package.holding.lease.id)
+        {
+            gathering.finish_early();
         }
     }
 
@@ -247,7 +338,7 @@ impl<D: Device> Runner<D> {
         match (step, done) {
             (Step::Load(program), Ok(_)) => {
                 self.loading = None;
-                self.loaded.push(program.id);
+                self.loaded.push(program);
                 self.unload_old();
             }
             (Step::Load(program), Err(DeviceError::Program(why))) => {
@@ -289,10 +380,10 @@ impl<D: Device> Runner<D> {
             return self.drop_package(package);
         }
         let Some(gathering) = self.gathering.get_mut(&id) else { return };
-        if gathering.add(&self.context, position, output)
-            && let Some(gathering) = self.gathering.remove(&id)
-        {
-            tokio::spawn(gathering.commit(self.context.clone(), self.finished.clone()));
+        if gathering.add(position, output) {
+            self.gathering.remove(&id);
+        } else if holding.yields() && !self.queue.iter().any(|(p, _)| Arc::ptr_eq(p, package)) {
+            self.finish_early(package);
         }
     }
 
@@ -301,12 +392,12 @@ impl<D: Device> Runner<D> {
             .queue
             .iter()
             .map(|(package, _)| package.program.id)
-            .chain(self.loaded.last().copied())
+            .chain(self.loaded.last().map(|program| program.id))
             .collect();
         while self.loaded.len() > PROGRAMS_LOADED_MAX
-            && let Some(at) = self.loaded.iter().position(|id| !in_use.contains(id))
+            && let Some(at) = self.loaded.iter().position(|program| !in_use.contains(&program.id))
         {
-            self.device.unload(self.loaded.remove(at));
+            self.device.unload(self.loaded.remove(at).id);
         }
     }
 
@@ -403,6 +494,45 @@ impl<D: Device> Runner<D> {
     }
 }
 
-fn leaving() -> Refusal {
-    Refusal { cause: ReleaseCause::Leaving, detail: reason("leaving", "the worker leaves").text }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs packages of units that take `ms` each, and returns when each job's first unit began and its last one ended.
+    fn simulate(packages: &[(u64, u64, u32)]) -> BTreeMap<u64, (u64, u64)> {
+        let began = Instant::now();
+        let mut queue: VecDeque<(u64, u64, u32)> = packages.iter().copied().collect();
+        let (mut turns, mut now_ms, mut times) = (Turns::default(), 0, BTreeMap::new());
+        while !queue.is_empty() {
+            turns.take(&mut queue, |(job, ..)| JobId(*job), began + Duration::from_millis(now_ms));
+            let (job, ms, units) = &mut queue[0];
+            let (_, end_ms) = times.entry(*job).or_insert((now_ms, 0));
+            now_ms += *ms;
+            *end_ms = now_ms;
+            *units -= 1;
+            if *units == 0 {
+                queue.pop_front();
+            }
+        }
+        times
+    }
+
+    #[test]
+    fn a_job_waits_for_a_slice_and_a_unit_of_each_other_job() {
+        let slice_ms = SLICE.as_millis() as u64;
+        for unit_ms in [1, 100, 2_000] {
+            let times = simulate(&[(1, unit_ms, 5_000), (2, unit_ms, 5_000), (3, 10, 5)]);
+            let turn_ms = slice_ms + unit_ms;
+            assert!(times[&2].0 <= turn_ms, "{times:?}");
+            assert!(times[&3].0 <= 2 * turn_ms && times[&3].1 == times[&3].0 + 50, "{times:?}");
+            // Two long ones share the device evenly.
+            assert!(times[&2].1 - times[&1].1 <= turn_ms, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_alone_keeps_its_order_and_takes_all_the_time() {
+        let times = simulate(&[(1, 7, 100), (1, 7, 100), (1, 7, 100)]);
+        assert_eq!(times[&1], (0, 2_100));
+    }
 }

@@ -410,6 +410,8 @@ export type LeaseInput = InputSplit | GatheredInput;
 export interface LeaseRequest {
   /** As announced. */
   instance: string;
+  /** Only work of jobs of which the worker holds none: a second job for a device that is busy with a long one. */
+  others_only?: boolean;
   /** Most packages wanted (1 to 64). */
   packages_max: number;
   /** How long to wait for work, in milliseconds (at most 30 000). */

@@ -14,6 +14,7 @@ impl Deciding<'_> {
         worker: PublicKey,
         instance: &str,
         packages_max: u32,
+        others_only: bool,
     ) -> Result<Answer, Rejection> {
         self.live_worker(worker, instance)?;
         let plan = self.state.gang_plan(self.now_ms);
@@ -24,7 +25,7 @@ impl Deciding<'_> {
         let mut granted = self.fetch_offered(worker);
         while granted.len() < packages_max as usize {
             let Some(Grant { work, generation, units, time_ms_max }) =
-                self.state.next_work(worker, self.now_ms, backfill_us)
+                self.state.next_work(worker, self.now_ms, backfill_us, others_only)
             else {
                 break;
             };

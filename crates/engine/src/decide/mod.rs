@@ -61,8 +61,8 @@ impl Deciding<'_> {
             }
             Command::Heartbeat { worker, instance, leases } => self.heartbeat(worker, &instance, &leases),
             Command::Leave { worker, instance, drain } => self.leave(worker, &instance, drain),
-            Command::RequestLeases { worker, instance, packages_max } => {
-                self.request_leases(worker, &instance, packages_max)
+            Command::RequestLeases { worker, instance, packages_max, others_only } => {
+                self.request_leases(worker, &instance, packages_max, others_only)
             }
             Command::Release { worker, lease, generation, release } => {
                 self.release(worker, lease, generation, release)

@@ -153,7 +153,8 @@ impl World {
     }
 
     pub fn lease(&mut self, worker: PublicKey, packages_max: u32) -> Vec<LeaseId> {
-        let command = Command::RequestLeases { worker, instance: "one".into(), packages_max };
+        let command =
+            Command::RequestLeases { worker, instance: "one".into(), packages_max, others_only: false };
         match self.run(command).map(|decision| decision.answer) {
             Ok(Answer::Leases(leases)) => leases,
             Err(Rejection::WorkerUnknown) => vec![],

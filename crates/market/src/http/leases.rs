@@ -39,6 +39,7 @@ pub async fn lease(
         worker: caller.key,
         instance: request.instance,
         packages_max: request.packages_max,
+        others_only: request.others_only,
         wait: Duration::from_millis(request.wait_ms.min(WAIT_MS_MAX).into()),
     };
     let answer = app.committer.lease(wish).await?;

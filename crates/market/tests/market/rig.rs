@@ -177,7 +177,11 @@ impl Person {
     }
 
     pub async fn lease_raw(&self, instance: &str, packages_max: u32, wait_ms: u32) -> Response {
-        self.post("/v1/leases", &LeaseRequest { instance: instance.into(), packages_max, wait_ms }).await
+        self.post(
+            "/v1/leases",
+            &LeaseRequest { instance: instance.into(), packages_max, wait_ms, others_only: false },
+        )
+        .await
     }
 
     pub async fn lease(&self, instance: &str, packages_max: u32, wait_ms: u32) -> LeaseAnswer {
