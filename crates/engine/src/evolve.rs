@@ -1,7 +1,5 @@
 //! Folding events into the state. Nothing is decided here: an event is a fact.
 
-use std::cmp::Reverse;
-
 use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
@@ -359,7 +357,7 @@ impl State {
                 entry.state = JobState::Running;
                 entry.queue_of(run.first).hungry_since_ms = at_ms;
                 let class = entry.spec.priority;
-                self.classes.insert((class, Reverse(id)));
+                self.classes.insert((class, id));
                 let holder = self.worker(worker);
                 if holder.promise.is_some_and(|promise| promise.job == job) {
                     holder.promise = None;
@@ -416,7 +414,7 @@ impl State {
         let package = Package { run: tail, state: PackageState::Leased(rest), ..entry.clone() };
         self.packages.insert(rest_package, package);
         self.worker(new.worker).leases.insert(rest);
-        self.classes.insert((self.jobs[&job].spec.priority, Reverse(rest)));
+        self.classes.insert((self.jobs[&job].spec.priority, rest));
         self.deadlines.insert((new.deadline_ms, rest));
         self.leases.insert(rest, new);
         self.split.insert(id, rest);
@@ -491,7 +489,7 @@ impl State {
         self.deadlines.remove(&(lease.deadline_ms, id));
         self.offered.remove(&(lease.worker, id));
         if let Work::Package { job, .. } = lease.work {
-            self.classes.remove(&(self.jobs[&job].spec.priority, Reverse(id)));
+            self.classes.remove(&(self.jobs[&job].spec.priority, id));
         }
         self.worker(lease.worker).leases.remove(&id);
         lease

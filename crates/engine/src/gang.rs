@@ -11,12 +11,13 @@
 
 use std::collections::BTreeSet;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{JobId, PackageId, PublicKey, UnitRun};
 
 use crate::{State, WaitingRun, Work, Worker, reason::fits};
 
 /// Devices that are kept for a stage whose units run at the same time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Reservation {
     /// The job.
     pub job: JobId,

@@ -43,5 +43,6 @@ pub use preempt::Promise;
 pub use reason::{JobReason, Misfit, WorkerReason, fits};
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
-    Package, PackageState, Session, StageQueue, State, VerificationCounts, WaitingRun, Worker, WorkerState,
+    Package, PackageState, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts, WaitingRun,
+    Worker, WorkerState,
 };

@@ -6,8 +6,9 @@
 //! nobody. Who does not heed loses the lease after [`Params::yield_ms_max`](crate::Params). A device that yields is promised
 //! to the job.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{JobId, LeaseId, PublicKey};
 
 use crate::{Priority, State, reason::fits};
@@ -18,7 +19,7 @@ const DEVICES_MAX: u64 = 16;
 const SCANNED_MAX: usize = 4_096;
 
 /// A device that a job reclaimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Promise {
     /// The job.
     pub job: JobId,
@@ -40,9 +41,11 @@ impl State {
             fits(&stage.requirements, &self.workers[&key].device).is_ok()
                 && queue.waiting.iter().any(|run| self.may_run(key, stage, run))
         };
-        let lower =
-            (Priority::Low, Reverse(LeaseId(u64::MAX)))..(entry.spec.priority, Reverse(LeaseId(u64::MAX)));
-        if self.classes.range(lower.clone()).next().is_none() {
+        let all = |class| self.classes.range((class, LeaseId(0))..=(class, LeaseId(u64::MAX)));
+        let lower = [Priority::Low, Priority::Normal, Priority::High].into_iter();
+        let mut lower =
+            lower.filter(|class| *class < entry.spec.priority).flat_map(|class| all(class).rev()).peekable();
+        if lower.peek().is_none() {
             return Vec::new();
         }
         let wanted = queue.waiting_units.min(DEVICES_MAX.max(stage.devices.into()));
@@ -50,7 +53,7 @@ impl State {
         // The idle ones come by themselves.
         let wanted = wanted.saturating_sub(idle.take(wanted as usize).count() as u64);
         let mut workers = BTreeSet::new();
-        for (_, Reverse(id)) in self.classes.range(lower).take(SCANNED_MAX) {
+        for (_, id) in lower.take(SCANNED_MAX) {
             if workers.len() as u64 >= wanted {
                 break;
             }

@@ -1,10 +1,8 @@
 //! What the market believes: the fold of its events.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, VecDeque},
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun,
     WorkerOffer,
@@ -12,11 +10,14 @@ use protocol::{
 
 use crate::{Event, JobSpec, LeaveCause, Params, Priority, Promise, Reservation, Work};
 
+/// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
+pub const SNAPSHOT_VERSION: u32 = 1;
+
 /// The state of one market.
 ///
 /// Every map is ordered, so that no decision depends on a hasher. The fields below the line are indices over the others;
 /// [`violations`](crate::violations) checks that they agree.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct State {
     pub(crate) market: Option<PublicKey>,
     pub(crate) params: Params,
@@ -41,8 +42,8 @@ pub struct State {
     pub(crate) gangs: BTreeSet<(JobId, u32)>,
     /// Those of them that may reclaim devices.
     pub(crate) pressing: BTreeSet<(JobId, u32)>,
-    /// Leases of packages by their jobs' class, the latest first.
-    pub(crate) classes: BTreeSet<(Priority, Reverse<LeaseId>)>,
+    /// Leases of packages by their jobs' class.
+    pub(crate) classes: BTreeSet<(Priority, LeaseId)>,
     /// Leases whose workers did not ask for them and have not fetched them yet.
     pub(crate) offered: BTreeSet<(PublicKey, LeaseId)>,
     pub(crate) waiting_checks: BTreeSet<CheckId>,
@@ -59,7 +60,7 @@ pub struct State {
 }
 
 /// All money there is. `deposited = Σ available + held + treasury + burned`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Ledger {
     /// All that ever came in.
     pub deposited: Amount,
@@ -78,7 +79,7 @@ pub struct Ledger {
 }
 
 /// One wallet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Account {
     /// What it can spend.
     pub available: Amount,
@@ -91,7 +92,7 @@ pub struct Account {
 }
 
 /// A key that acts for a wallet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Session {
     /// The wallet.
     pub wallet: PublicKey,
@@ -100,7 +101,7 @@ pub struct Session {
 }
 
 /// Where a job is in its life.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum JobState {
     /// No unit was leased yet.
     Waiting,
@@ -125,7 +126,7 @@ impl JobState {
 }
 
 /// One job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Job {
     /// Who pays.
     pub owner: PublicKey,
@@ -166,7 +167,7 @@ pub struct Job {
 }
 
 /// What waits of one stage, and how long its units take.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct StageQueue {
     /// Units that wait, the next ones first.
     pub waiting: VecDeque<WaitingRun>,
@@ -212,7 +213,7 @@ impl Job {
 }
 
 /// Units that wait together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct WaitingRun {
     /// The first unit.
     pub first: u64,
@@ -227,7 +228,7 @@ pub struct WaitingRun {
 }
 
 /// Results that stand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct AcceptedRun {
     /// How many units.
     pub count: u32,
@@ -242,7 +243,7 @@ pub struct AcceptedRun {
 }
 
 /// The money of one job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct JobMoney {
     /// Taken at submission.
     pub escrowed: Amount,
@@ -257,7 +258,7 @@ pub struct JobMoney {
 }
 
 /// What verification did for a job, in units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct VerificationCounts {
     /// Executed again with the same result, each unit counted once.
     pub checked: u64,
@@ -272,7 +273,7 @@ pub struct VerificationCounts {
 }
 
 /// One worker's part in a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct JobWorker {
     /// Units accepted from it.
     pub units: u64,
@@ -285,7 +286,7 @@ pub struct JobWorker {
 }
 
 /// What a worker is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum WorkerState {
     /// Ready, with no lease.
     Idle,
@@ -298,7 +299,7 @@ pub enum WorkerState {
 }
 
 /// One worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Worker {
     /// The wallet that is paid.
     pub owner: PublicKey,
@@ -357,7 +358,7 @@ impl Worker {
 }
 
 /// A run of units under one lease, until its results stand or wait again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Package {
     /// Its job.
     pub job: JobId,
@@ -372,7 +373,7 @@ pub struct Package {
 }
 
 /// Where a package is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum PackageState {
     /// In a worker's hands.
     Leased(LeaseId),
@@ -394,7 +395,7 @@ pub enum PackageState {
 }
 
 /// A re-execution of units of a committed package.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Check {
     /// The package.
     pub package: PackageId,
@@ -417,7 +418,7 @@ pub struct Check {
 }
 
 /// Where a check is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum CheckState {
     /// Waits for a worker of another owner.
     Waiting,
@@ -455,7 +456,7 @@ impl Check {
 }
 
 /// Work in a worker's hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Lease {
     /// The worker.
     pub worker: PublicKey,
@@ -478,7 +479,7 @@ pub struct Lease {
 }
 
 /// A lease that expired while its units wait untouched: its receipt is still taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Late {
     pub worker: PublicKey,
     pub owner: PublicKey,
@@ -489,7 +490,7 @@ pub(crate) struct Late {
 }
 
 /// A lease that a receipt closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Closed {
     pub worker: PublicKey,
     pub receipt: Hash,
@@ -500,14 +501,14 @@ pub(crate) struct Closed {
 }
 
 /// The first answer to an idempotency key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Remembered {
     pub request: Hash,
     pub job: Option<JobId>,
 }
 
 /// The last id given out of each kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counters {
     pub job: u64,
     pub package: u64,
@@ -532,6 +533,22 @@ impl State {
         let (mut state, event) = (Self::default(), Event::Founded { market, params });
         state.evolve(at_ms, &event);
         (state, event)
+    }
+
+    /// The whole state as bytes, from which [`State::from_snapshot`] makes it again without the events before.
+    ///
+    /// They hold for one [`SNAPSHOT_VERSION`] only: a reader of another one folds the journal instead.
+    pub fn to_snapshot(&self) -> Vec<u8> {
+        borsh::to_vec(self).expect("writing to a Vec cannot fail")
+    }
+
+    /// The state of a snapshot of this [`SNAPSHOT_VERSION`].
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not one.
+    pub fn from_snapshot(bytes: &[u8]) -> std::io::Result<Self> {
+        borsh::from_slice(bytes)
     }
 
     /// The market's key.

@@ -7,7 +7,10 @@ mod rules;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use plexus_engine::{Command, Event, JobSpec, Params, Policy, Priority, Release, State, v1, violations};
+use plexus_engine::{
+    Command, Event, JobSpec, Params, Policy, Priority, Release, SNAPSHOT_VERSION, State, v1, violations,
+};
+use protocol::Hash;
 use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
 use serde_json::{Value, json};
 
@@ -91,6 +94,11 @@ fn outcome(state: &State) -> Value {
     json!({ "ledger": amounts.map(|amount| amount.to_string()), "accepted_units": accepted, "seq": state.seq() })
 }
 
+/// The snapshot's version and what it hashes to, so that none changes without the other.
+fn snapshot(state: &State) -> Value {
+    json!({ "version": SNAPSHOT_VERSION, "sha256": Hash::of(&state.to_snapshot()) })
+}
+
 fn path(version: u32) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/vectors/journal-v{version}.json"))
 }
@@ -120,7 +128,8 @@ fn the_committed_journal_reads_to_the_committed_state() {
             .iter()
             .map(|(at_ms, event)| json!({ "at_ms": at_ms, "event": hex::encode(borsh::to_vec(event).expect("serialises")) }))
             .collect();
-        let file = json!({ "outcome": outcome(&world.state), "events": events });
+        let snapshot = snapshot(&world.state);
+        let file = json!({ "outcome": outcome(&world.state), "snapshot": snapshot, "events": events });
         std::fs::write(path(2), format!("{file:#}\n")).expect("the vector is written");
     }
     let kinds = check(2, |bytes| {
@@ -131,6 +140,16 @@ fn the_committed_journal_reads_to_the_committed_state() {
         event
     });
     assert_eq!(kinds.len(), 24, "every kind of event is pinned: {kinds:?}");
+}
+
+#[test]
+fn a_snapshot_of_another_form_has_another_version() {
+    let file: Value =
+        serde_json::from_slice(&std::fs::read(path(2)).expect("the vector is there")).expect("JSON");
+    let (pinned, now) = (&file["snapshot"], snapshot(&history().state));
+    let same = pinned == &now || pinned["version"] != now["version"];
+    assert!(same, "the state has another form: raise SNAPSHOT_VERSION, then write the vector anew");
+    assert_eq!(pinned, &now, "write the vector anew");
 }
 
 #[test]

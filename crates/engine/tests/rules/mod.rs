@@ -118,10 +118,13 @@ impl World {
         }
     }
 
-    /// The state that the journal's bytes give.
+    /// The state that the journal's bytes give, with a snapshot half way.
     pub fn replayed(&self) -> State {
         let mut state = State::default();
-        for (at_ms, event) in &self.journal {
+        for (number, (at_ms, event)) in self.journal.iter().enumerate() {
+            if number == self.journal.len() / 2 {
+                state = State::from_snapshot(&state.to_snapshot()).expect("what was written reads");
+            }
             let bytes = borsh::to_vec(event).expect("events serialise");
             state.evolve(*at_ms, &borsh::from_slice(&bytes).expect("events deserialise"));
         }
