@@ -255,6 +255,17 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
             ),
         ),
         (
+            "leaders",
+            format!(
+                "{} takeovers: {} times the old one was fenced, {} times the new one, with {} events and {} answers",
+                faults.takeovers,
+                faults.fenced_first,
+                faults.fenced_second,
+                faults.fenced_events,
+                faults.fenced_answers
+            ),
+        ),
+        (
             "decisions",
             format!(
                 "{}, median {:.2} µs, 99 % {:.2} µs, mean {:.2} µs",

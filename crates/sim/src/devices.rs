@@ -1,5 +1,7 @@
 //! Which devices the providers have: `data/devices.toml`, which says where its numbers come from.
 
+use std::rc::Rc;
+
 use protocol::{DeviceFacts, DeviceLimits, WorkerKind};
 use serde::Deserialize;
 
@@ -37,12 +39,17 @@ struct Class {
 
 /// The distribution.
 #[derive(Debug)]
-pub(crate) struct Devices(Table);
+pub(crate) struct Devices {
+    table: Table,
+    /// Of each class, native and in a browser.
+    facts: Vec<[Rc<DeviceFacts>; 2]>,
+}
 
 /// One device.
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
-    pub(crate) facts: DeviceFacts,
+    /// Shared by all of a class.
+    pub(crate) facts: Rc<DeviceFacts>,
     /// Arithmetic against the reference device, parts per million.
     pub(crate) speed_ppm: u64,
     /// Memory traffic against the reference device, parts per million.
@@ -54,48 +61,62 @@ pub(crate) struct Device {
 impl Devices {
     /// The table that comes with the crate.
     pub(crate) fn published() -> Self {
-        Self(toml::from_str(include_str!("../data/devices.toml")).expect("a test reads it"))
+        let table: Table = toml::from_str(include_str!("../data/devices.toml")).expect("a test reads it");
+        let facts = table.class.iter().map(|class| {
+            let vendor = class.vendor();
+            let native = (class.memory_mib << 18).min(NATIVE_BINDING_BYTES_MAX);
+            [(false, native), (true, BROWSER_BINDING_BYTES)]
+                .map(|(browser, binding)| Rc::new(facts(browser, &class.name, vendor, binding)))
+        });
+        let facts = facts.collect();
+        Self { table, facts }
     }
 
     pub(crate) fn draw(&self, chance: &mut Chance) -> Device {
-        let Table { class: classes, achieved_flops_ppm, achieved_bandwidth_ppm } = &self.0;
+        let Table { class: classes, achieved_flops_ppm, achieved_bandwidth_ppm } = &self.table;
         let mut drawn = chance.below(classes.iter().map(|class| class.share_ppm).sum());
-        let class = classes.iter().find(|class| {
+        let number = classes.iter().position(|class| {
             let here = drawn < class.share_ppm;
             if !here {
                 drawn -= class.share_ppm;
             }
             here
         });
-        let class = class.expect("the number is below the sum of the shares");
+        let number = number.expect("the number is below the sum of the shares");
+        let class = &classes[number];
         let browser = chance.happens(class.browser_ppm);
-        let vendor =
-            VENDORS.iter().position(|vendor| *vendor == class.vendor).expect("a test reads it") as u64;
-        let binding = if browser {
-            BROWSER_BINDING_BYTES
-        } else {
-            (class.memory_mib << 18).min(NATIVE_BINDING_BYTES_MAX)
-        };
         // The faster one of a class has the faster memory, too.
         let place_ppm = chance.between((0, 1_000_000));
         let at = |(least, most): (u64, u64)| least + (most - least) * place_ppm / 1_000_000;
         Device {
-            facts: facts(browser, &class.name, vendor, binding),
+            facts: self.facts[number][usize::from(browser)].clone(),
             speed_ppm: at(class.gflops) * achieved_flops_ppm / REFERENCE_GFLOPS,
             bandwidth_ppm: at(class.gbps) * achieved_bandwidth_ppm / REFERENCE_GBPS,
-            vendor,
+            vendor: class.vendor(),
         }
     }
 
     /// The market's own verifier: a native device that nothing is too large for.
     pub(crate) fn verifier() -> Device {
         let (speed_ppm, bandwidth_ppm) = (10_000_000, 6_000_000);
-        let facts = facts(false, "verifier", 0, NATIVE_BINDING_BYTES_MAX);
+        let facts = Rc::new(facts(false, "verifier", 0, NATIVE_BINDING_BYTES_MAX));
         Device { facts, speed_ppm, bandwidth_ppm, vendor: 0 }
     }
 }
 
+impl Class {
+    fn vendor(&self) -> u64 {
+        VENDORS.iter().position(|vendor| *vendor == self.vendor).expect("a test reads it") as u64
+    }
+}
+
 impl Device {
+    /// The same for devices that can run the same programs.
+    pub(crate) fn kind(&self) -> u64 {
+        let browser = self.facts.kind == WorkerKind::Browser;
+        self.facts.limits.storage_buffer_bytes_max << 1 | u64::from(browser)
+    }
+
     /// How long it takes for what takes the reference device `reference_us`, of which memory traffic is `traffic_ppm`.
     pub(crate) fn time_us(&self, reference_us: u64, traffic_ppm: u32) -> u64 {
         let traffic_ppm = u64::from(traffic_ppm);
@@ -129,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_shares_are_all_providers() {
-        let Devices(Table { class: classes, .. }) = Devices::published();
+        let classes = Devices::published().table.class;
         assert_eq!(classes.iter().map(|class| class.share_ppm).sum::<u64>(), 1_000_000);
         for class in classes {
             assert!(class.gflops.0 <= class.gflops.1 && class.gbps.0 <= class.gbps.1, "{}", class.name);

@@ -1,7 +1,7 @@
 //! A provider: what `crates/worker` does, in virtual time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     rc::Rc,
 };
 
@@ -16,7 +16,7 @@ pub(crate) const PACKAGES_MAX: u32 = 2;
 /// Packages whose results may wait for the market (`COMPUTED_MAX` of the worker).
 const UNANSWERED_MAX: usize = 128;
 /// Leases that are remembered, so that a repeated grant is not computed twice.
-const SEEN_MAX: usize = 256;
+const SEEN_MAX: usize = 64;
 
 /// A lease as the market's answer brings it.
 #[derive(Clone, Debug)]
@@ -61,9 +61,12 @@ pub(crate) struct Provider {
     pub(crate) running: Option<Held>,
     pub(crate) unanswered: BTreeMap<LeaseId, Rc<Results>>,
     pub(crate) asking: Option<u64>,
+    pub(crate) asked_us: u64,
+    /// Whether a timer looks after the request.
+    pub(crate) ask_timer: bool,
     pub(crate) online_since_us: u64,
     pub(crate) online_us: u64,
-    seen: BTreeSet<LeaseId>,
+    seen: VecDeque<LeaseId>,
 }
 
 impl Provider {
@@ -82,9 +85,11 @@ impl Provider {
             running: None,
             unanswered: BTreeMap::new(),
             asking: None,
+            asked_us: 0,
+            ask_timer: false,
             online_since_us: 0,
             online_us: 0,
-            seen: BTreeSet::new(),
+            seen: VecDeque::new(),
         }
     }
 
@@ -104,7 +109,7 @@ impl Provider {
         self.queue.clear();
         self.unanswered.clear();
         self.seen.clear();
-        self.asking = None;
+        (self.asking, self.ask_timer) = (None, false);
         self.running.take().is_some()
     }
 
@@ -121,10 +126,12 @@ impl Provider {
 
     /// Whether a lease comes for the first time.
     pub(crate) fn is_new(&mut self, lease: LeaseId) -> bool {
-        if self.seen.len() > SEEN_MAX {
-            self.seen.pop_first();
+        let new = !self.seen.contains(&lease);
+        if new {
+            self.seen.truncate(SEEN_MAX - 1);
+            self.seen.push_front(lease);
         }
-        self.seen.insert(lease)
+        new
     }
 
     /// The leases it works on, as heartbeats list them.

@@ -70,6 +70,16 @@ pub struct FaultCounts {
     pub market_crashes: u64,
     /// Events that a crash lost; nobody was answered on them.
     pub undurable_events: u64,
+    /// Times that two processes led the market.
+    pub takeovers: u64,
+    /// Times that the journal refused the one that had led before.
+    pub fenced_first: u64,
+    /// Times that it refused the one that wanted to take over.
+    pub fenced_second: u64,
+    /// Events that it refused: nobody heard of them.
+    pub fenced_events: u64,
+    /// Their answers.
+    pub fenced_answers: u64,
     /// The clock's jumps.
     pub clock_jumps: u64,
 }

@@ -56,6 +56,8 @@ pub struct Faults {
     pub provider_crash_s: u64,
     /// Between two crashes of the market, which loses what is not yet durable and comes back from its journal.
     pub market_crash_s: u64,
+    /// Between two times that a second process takes the market for abandoned and leads it, too.
+    pub stale_leader_s: u64,
     /// Between two jumps of the market's clock, by up to two minutes forward.
     pub clock_jump_s: u64,
 }
@@ -70,6 +72,7 @@ impl Faults {
             device_failure_ppm: 5_000,
             provider_crash_s: 600,
             market_crash_s: 120,
+            stale_leader_s: 60,
             clock_jump_s: 150,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{Event, JobEnd, JobState, Policy, State, Work};
-use protocol::{Hash, JobId, OutputCommitment, PackageId, PublicKey, UnitRun};
+use protocol::{Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
 
 use crate::{
     chance::mixed,
@@ -90,6 +90,8 @@ pub(crate) struct Truth {
     pub(crate) ended: usize,
     committed: BTreeMap<PackageId, Committed>,
     natures: BTreeMap<PublicKey, Nature>,
+    /// Durable leases and whose they are, and those with a durable receipt; only where answers could be untrue.
+    answers: Option<(BTreeMap<LeaseId, PublicKey>, BTreeSet<LeaseId>)>,
     pub(crate) units: UnitCounts,
     pub(crate) jobs: JobCounts,
     pub(crate) problems: Vec<String>,
@@ -101,6 +103,20 @@ pub(crate) fn order_key(index: usize) -> Hash {
 }
 
 impl Truth {
+    pub(crate) fn remembering(answers: bool) -> Self {
+        Self { answers: answers.then(Default::default), ..Self::default() }
+    }
+
+    /// Whether a lease is in the journal, as this worker's.
+    pub(crate) fn granted(&self, lease: LeaseId, worker: PublicKey) -> bool {
+        self.answers.as_ref().is_none_or(|(granted, _)| granted.get(&lease) == Some(&worker))
+    }
+
+    /// Whether a lease's receipt is in the journal.
+    pub(crate) fn stored(&self, lease: LeaseId) -> bool {
+        self.answers.as_ref().is_none_or(|(_, stored)| stored.contains(&lease))
+    }
+
     pub(crate) fn know(&mut self, worker: PublicKey, nature: Nature) {
         self.natures.insert(worker, nature);
     }
@@ -119,6 +135,13 @@ impl Truth {
 
     /// Takes in one durable event. `state` is the state after the event's group.
     pub(crate) fn observe(&mut self, at_us: u64, event: &Event, state: &State) {
+        if let Some((granted, stored)) = &mut self.answers {
+            match event {
+                Event::LeaseGranted { lease, worker, .. } => _ = granted.insert(*lease, *worker),
+                Event::ReceiptCommitted { receipt, .. } => _ = stored.insert(receipt.lease),
+                _ => {}
+            }
+        }
         match event {
             Event::JobSubmitted { job, key, .. } => {
                 let (key, _) = key.expect("every order has a key");

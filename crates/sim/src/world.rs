@@ -1,7 +1,7 @@
 //! The event queue and everything on it.
 
 use std::{
-    cmp::{Ordering, Reverse},
+    cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     rc::Rc,
 };
@@ -17,7 +17,7 @@ use crate::{
     Faults, Observer, Scenario,
     chance::{Chance, mixed},
     devices::{Device, Devices},
-    market::{GROUP_US, Market, Wish, unexplained},
+    market::{FencedGroup, GROUP_US, MISSES_MAX, Market, Record, Wish},
     provider::{Grant, Held, PACKAGES_MAX, Provider, Results},
     report::{FaultCounts, NatureReport, Report, Sample, StreamReport, percentiles},
     scenario::Verification,
@@ -38,14 +38,25 @@ const POLL_US: u64 = 20 * SECOND;
 const POLL_PAUSE_US: u64 = 250 * MS;
 /// After this long without an answer something is sent again.
 const RESEND_US: u64 = 3 * SECOND;
+/// After this long a request for work is sent again.
+const ASK_TIMEOUT_US: u64 = POLL_US + 2 * RESEND_US;
 /// Longest pause between two attempts to deliver results.
 const RESEND_US_MAX: u64 = 15 * SECOND;
 /// By how much lazy providers answer checks late.
 const LAZY_US: u64 = MINUTE;
 /// How long the judge takes to compare outputs by tolerance.
 const JUDGE_US: u64 = 100 * MS;
-/// Between two rounds of trying waiting workers again.
+/// Between two rounds of trying waiting workers again; twice as long after each one in vain, up to [`VAIN_ROUNDS_MAX`] times.
 const ROUND_US: u64 = MS;
+const VAIN_ROUNDS_MAX: u32 = 5;
+/// Tries of one round, so that it stays short.
+const TRIES_MAX: usize = 1_024;
+/// How long a process that no longer leads may stand still before it notices.
+const STILL_US_MAX: u64 = 20 * SECOND;
+/// How long a process that takes over needs to read the journal.
+const READ_US_MAX: u64 = 500 * MS;
+/// By how much the clocks of two processes differ at most.
+const CLOCK_SKEW_MS: u64 = 2_000;
 /// One-way latency of clients.
 const CLIENT_LATENCY_US: u64 = 30 * MS;
 /// A cheat that does not compute a unit needs this part of its time.
@@ -63,7 +74,7 @@ enum Happening {
     Beat { provider: usize, incarnation: u32 },
     Announce { provider: usize, incarnation: u32 },
     Ask { provider: usize, incarnation: u32 },
-    AskTimeout { provider: usize, incarnation: u32, request: u64 },
+    AskTimeout { provider: usize, incarnation: u32 },
     Deliver { provider: usize, incarnation: u32, lease: LeaseId, pause_us: u64 },
     Finish { provider: usize, incarnation: u32, lease: LeaseId },
     Request { provider: usize, incarnation: u32, body: Body },
@@ -74,16 +85,26 @@ enum Happening {
     Submitted { order: usize, job: JobId },
     WantCancel { order: usize },
     Cancellation { order: usize },
-    PollOver { ticket: u64 },
+    Market { process: u32, what: Inside },
+    MarketCrash,
+    MarketDown,
+    MarketBack,
+    Takeover,
+    ClockJump,
+    Sample,
+}
+
+/// What happens inside one process of the market.
+#[derive(Clone, Debug)]
+enum Inside {
+    Request { provider: usize, incarnation: u32, body: Body },
+    Submission { order: usize },
+    Cancellation { order: usize },
+    PollOver,
     Tick,
     Round,
     Flush,
     Judge,
-    MarketCrash,
-    MarketDown,
-    MarketBack,
-    ClockJump,
-    Sample,
 }
 
 /// What a provider says.
@@ -102,9 +123,18 @@ enum Body {
 enum Reply {
     Announced,
     Unknown,
-    Leases { request: u64, grants: Vec<Grant> },
-    Lost { leases: Vec<LeaseId> },
-    Taken { lease: LeaseId },
+    Leases {
+        request: u64,
+        grants: Vec<Grant>,
+    },
+    Lost {
+        leases: Vec<LeaseId>,
+    },
+    /// Nothing more is to be done for a lease; `stored` if its receipt is in the journal.
+    Taken {
+        lease: LeaseId,
+        stored: bool,
+    },
 }
 
 /// To whom an answer goes, once what it says is durable.
@@ -114,26 +144,31 @@ enum Addressed {
     Client { order: usize, job: JobId },
 }
 
-struct Queued {
-    at_us: u64,
-    number: u64,
-    what: Happening,
+/// What is to happen, in the order of time.
+#[derive(Default)]
+struct Queue {
+    /// When, the how manieth, and where in `slots`: small, because a heap moves its entries a lot.
+    heap: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    slots: Vec<Option<Happening>>,
+    free: Vec<u32>,
+    pushed: u64,
 }
 
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at_us, self.number) == (other.at_us, other.number)
+impl Queue {
+    fn push(&mut self, at_us: u64, what: Happening) {
+        self.pushed += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2³² happenings wait")
+        });
+        self.slots[slot as usize] = Some(what);
+        self.heap.push(Reverse((at_us, self.pushed, slot)));
     }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+
+    fn pop(&mut self) -> Option<(u64, Happening)> {
+        let Reverse((at_us, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at_us, self.slots[slot as usize].take().expect("a slot is freed once")))
     }
 }
 
@@ -163,18 +198,18 @@ pub(crate) struct World<'a> {
     at_us: u64,
     /// Until when jobs arrive and faults happen.
     calm_us: u64,
-    queue: BinaryHeap<Reverse<Queued>>,
-    queued: u64,
+    queue: Queue,
+    record: Record,
+    /// The process that leads the market, as far as anybody knows.
     market: Market<Addressed>,
+    /// A second one that believes so, until the journal tells one of the two.
+    rival: Option<Market<Addressed>>,
+    processes: u32,
     providers: Vec<Provider>,
     truth: Truth,
     specs: Vec<JobSpec>,
     faults: FaultCounts,
     requests: u64,
-    tick_us: Option<u64>,
-    flushing: bool,
-    judging: bool,
-    rounding: bool,
     /// Whether the market crashes as soon as something is decided and not yet durable.
     crash_due: bool,
     activity: Activity,
@@ -186,7 +221,9 @@ pub(crate) struct World<'a> {
 
 fn key(tag: u8, number: usize) -> PublicKey {
     let mut bytes = [tag; 32];
-    bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    // Where a key comes in the order of keys says nothing about anything, as with real ones.
+    bytes[..8].copy_from_slice(&mixed(&[number as u64]).to_be_bytes());
+    bytes[8..16].copy_from_slice(&(number as u64).to_be_bytes());
     PublicKey(bytes)
 }
 
@@ -196,25 +233,29 @@ fn client(stream: usize) -> PublicKey {
 
 impl<'a> World<'a> {
     pub(crate) fn new(scenario: &'a Scenario, observer: &'a mut dyn Observer) -> Self {
-        let keep_journal = scenario.faults.market_crash_s > 0 || scenario.providers <= JOURNAL_PROVIDERS_MAX;
+        let faults = scenario.faults;
+        let keep_journal = faults.market_crash_s > 0
+            || faults.stale_leader_s > 0
+            || scenario.providers <= JOURNAL_PROVIDERS_MAX;
+        let (record, market) =
+            Record::found(MARKET, scenario.params.clone(), keep_journal, scenario.check_every);
         let mut world = Self {
             scenario,
             observer,
             chance: Chance::new(scenario.seed),
             at_us: 0,
             calm_us: u64::from(scenario.minutes) * MINUTE,
-            queue: BinaryHeap::new(),
-            queued: 0,
-            market: Market::found(MARKET, scenario.params.clone(), keep_journal, scenario.check_every),
+            queue: Queue::default(),
+            record,
+            market,
+            rival: None,
+            processes: 0,
             providers: Vec::new(),
-            truth: Truth::default(),
+            // What was answered is remembered where it may get lost.
+            truth: Truth::remembering(faults != Faults::default()),
             specs: Vec::new(),
             faults: FaultCounts::default(),
             requests: 0,
-            tick_us: None,
-            flushing: false,
-            judging: false,
-            rounding: false,
             crash_due: false,
             activity: Activity::default(),
             samples: Vec::new(),
@@ -272,9 +313,11 @@ impl<'a> World<'a> {
             self.push(after_us, Happening::Order { stream });
         }
         let faults = self.scenario.faults;
-        for (mean_s, what) in
-            [(faults.market_crash_s, Happening::MarketCrash), (faults.clock_jump_s, Happening::ClockJump)]
-        {
+        for (mean_s, what) in [
+            (faults.market_crash_s, Happening::MarketCrash),
+            (faults.stale_leader_s, Happening::Takeover),
+            (faults.clock_jump_s, Happening::ClockJump),
+        ] {
             if mean_s > 0 {
                 let at_us = self.chance.exponential(mean_s * SECOND);
                 self.push(at_us, what);
@@ -288,12 +331,17 @@ impl<'a> World<'a> {
     }
 
     fn push(&mut self, at_us: u64, what: Happening) {
-        self.queued += 1;
-        self.queue.push(Reverse(Queued { at_us, number: self.queued, what }));
+        self.queue.push(at_us, what);
     }
 
     fn after(&mut self, us: u64, what: Happening) {
         self.push(self.at_us + us, what);
+    }
+
+    /// Lets something happen in the process that is being looked at.
+    fn inside(&mut self, us: u64, what: Inside) {
+        let process = self.market.id;
+        self.after(us, Happening::Market { process, what });
     }
 
     /// Whether jobs arrive and faults happen.
@@ -335,20 +383,14 @@ impl<'a> World<'a> {
 
     /// Decides what nothing may refuse.
     fn must(&mut self, command: Command) {
-        if let Err(rejection) = self.market.decide(self.at_us, command, self.observer) {
-            self.market.problems.push(format!("refused: {rejection}"));
+        if let Err(rejection) = self.decide(command) {
+            self.record.problems.push(format!("refused: {rejection}"));
         }
         self.decided();
     }
 
     fn decide(&mut self, command: Command) -> Result<Answer, Rejection> {
-        let decided = self.market.decide(self.at_us, command, self.observer);
-        if let Err(rejection) = &decided
-            && unexplained(rejection)
-        {
-            self.market.problems.push(format!("refused: {rejection}"));
-        }
-        decided
+        self.market.decide(self.at_us, command, &mut self.record, self.observer)
     }
 
     /// What the market's shell does after deciding: a group to write, waiting workers to try again, a deadline to keep.
@@ -356,26 +398,26 @@ impl<'a> World<'a> {
         if !self.market.up {
             return;
         }
-        if self.market.unwritten() && !self.flushing {
-            self.flushing = true;
-            self.after(GROUP_US, Happening::Flush);
+        if self.market.unwritten() && !self.market.flushing {
+            self.market.flushing = true;
+            self.inside(GROUP_US, Inside::Flush);
         }
         if self.market.unwritten() && self.crash_due {
             self.crash_due = false;
             // Before the group is durable.
             self.after(GROUP_US / 2, Happening::MarketDown);
         }
-        if self.market.retry && !self.rounding {
-            self.rounding = true;
-            self.after(ROUND_US, Happening::Round);
+        if self.market.retry && !self.market.rounding {
+            self.market.rounding = true;
+            self.inside(ROUND_US << self.market.vain_rounds.min(VAIN_ROUNDS_MAX), Inside::Round);
         }
         let now_ms = self.market.now_ms(self.at_us);
         if let Some(due_ms) = self.market.state.next_deadline_ms(now_ms) {
             // A deadline that has come is seen at the next tick of the clock.
             let due_us = self.at_us + due_ms.saturating_sub(now_ms).max(1) * MS;
-            if self.tick_us.is_none_or(|tick| tick <= self.at_us || due_us < tick) {
-                self.tick_us = Some(due_us);
-                self.push(due_us, Happening::Tick);
+            if self.market.tick_us.is_none_or(|tick| tick <= self.at_us || due_us < tick) {
+                self.market.tick_us = Some(due_us);
+                self.inside(due_us - self.at_us, Inside::Tick);
             }
         }
     }
@@ -384,8 +426,8 @@ impl<'a> World<'a> {
         self.decided();
         let end_us = self.calm_us + u64::from(self.scenario.drain_minutes_max) * MINUTE;
         let mut second = 0;
-        while let Some(Reverse(next)) = self.queue.pop() {
-            self.at_us = next.at_us;
+        while let Some((at_us, what)) = self.queue.pop() {
+            self.at_us = at_us;
             if self.calm.is_none() && !self.stormy() {
                 self.activity.until(self.at_us);
                 self.calm = Some((self.activity, self.truth.units.accepted));
@@ -394,12 +436,14 @@ impl<'a> World<'a> {
                 second = self.at_us / SECOND;
                 self.observer.passed(second, self.calm_us / SECOND);
             }
-            let over =
-                self.truth.ended == self.truth.orders.len() && !self.market.unwritten() && self.market.up;
+            let over = self.truth.ended == self.truth.orders.len()
+                && !self.market.unwritten()
+                && self.market.up
+                && self.rival.is_none();
             if !self.stormy() && (over || self.at_us > end_us) {
                 break;
             }
-            self.happen(next.what);
+            self.happen(what);
         }
         self.report()
     }
@@ -439,10 +483,9 @@ impl<'a> World<'a> {
                     self.ask(provider);
                 }
             }
-            Happening::AskTimeout { provider, incarnation, request } => {
-                if self.lives(provider, incarnation) && self.providers[provider].asking == Some(request) {
-                    self.providers[provider].asking = None;
-                    self.ask(provider);
+            Happening::AskTimeout { provider, incarnation } => {
+                if self.lives(provider, incarnation) {
+                    self.ask_timeout(provider);
                 }
             }
             Happening::Deliver { provider, incarnation, lease, pause_us } => {
@@ -458,10 +501,7 @@ impl<'a> World<'a> {
                 }
             }
             Happening::Request { provider, incarnation, body } => {
-                if self.market.up {
-                    self.request(provider, incarnation, body);
-                    self.decided();
-                }
+                self.arrive(Inside::Request { provider, incarnation, body });
             }
             Happening::Reply { provider, incarnation, reply } => {
                 if self.lives(provider, incarnation) {
@@ -475,31 +515,17 @@ impl<'a> World<'a> {
                     self.after(RESEND_US, Happening::Submit { order });
                 }
             }
-            Happening::Submission { order } => self.submission(order),
+            Happening::Submission { order } => self.arrive(Inside::Submission { order }),
             Happening::Submitted { order, job } => {
                 if self.truth.orders[order].id != Some(job) {
-                    self.market.problems.push(format!("order {order} was answered {job}, which it is not"));
+                    self.record.problems.push(format!("order {order} was answered {job}, which it is not"));
                 }
             }
             Happening::WantCancel { order } => {
                 self.transmit(CLIENT_LATENCY_US, Happening::Cancellation { order });
             }
-            Happening::Cancellation { order } => self.cancellation(order),
-            Happening::PollOver { ticket } => {
-                if let Some(wish) = self.market.unpark(ticket) {
-                    self.answer_wish(&wish, Vec::new());
-                    self.decided();
-                }
-            }
-            Happening::Tick => {
-                if self.market.up && self.tick_us == Some(self.at_us) {
-                    self.market.retry = true;
-                    self.must(Command::AdvanceTime);
-                }
-            }
-            Happening::Round => self.round(),
-            Happening::Flush => self.flush(),
-            Happening::Judge => self.judge(),
+            Happening::Cancellation { order } => self.arrive(Inside::Cancellation { order }),
+            Happening::Market { process, what } => self.happen_inside(process, what),
             Happening::MarketCrash => {
                 if self.stormy() {
                     // At any time, or when it hurts.
@@ -513,15 +539,23 @@ impl<'a> World<'a> {
             }
             Happening::MarketDown => self.market_down(),
             Happening::MarketBack => {
-                self.market.restart(self.at_us, self.observer);
-                self.tick_us = None;
-                self.decided();
+                if !self.market.up {
+                    self.market = self.process(self.market.clock_ms);
+                    self.must(Command::Resume);
+                }
+            }
+            Happening::Takeover => {
+                if self.stormy() {
+                    self.takeover();
+                    let next_us = self.chance.exponential(self.scenario.faults.stale_leader_s * SECOND);
+                    self.after(next_us, Happening::Takeover);
+                }
             }
             Happening::ClockJump => {
                 if self.stormy() {
                     self.faults.clock_jumps += 1;
-                    self.market.clock_ms += 1_000 + self.chance.below(120_000);
-                    self.tick_us = None;
+                    self.market.clock_ms += 1_000 + self.chance.below(120_000).cast_signed();
+                    self.market.tick_us = None;
                     self.decided();
                     let next_us = self.chance.exponential(self.scenario.faults.clock_jump_s * SECOND);
                     self.after(next_us, Happening::ClockJump);
@@ -603,10 +637,32 @@ impl World<'_> {
         }
         self.requests += 1;
         let request = self.requests;
-        self.providers[provider].asking = Some(request);
-        let incarnation = self.providers[provider].incarnation;
+        let entry = &mut self.providers[provider];
+        entry.asking = Some(request);
+        entry.asked_us = self.at_us;
+        let (incarnation, timer) = (entry.incarnation, std::mem::replace(&mut entry.ask_timer, true));
         self.say(provider, Body::Ask { request });
-        self.after(POLL_US + 2 * RESEND_US, Happening::AskTimeout { provider, incarnation, request });
+        if !timer {
+            self.after(ASK_TIMEOUT_US, Happening::AskTimeout { provider, incarnation });
+        }
+    }
+
+    /// One timer a provider looks whether the present request is overdue, however many were answered meanwhile.
+    fn ask_timeout(&mut self, provider: usize) {
+        let entry = &mut self.providers[provider];
+        entry.ask_timer = false;
+        if entry.asking.is_none() {
+            return;
+        }
+        let due_us = entry.asked_us + ASK_TIMEOUT_US;
+        if due_us > self.at_us {
+            entry.ask_timer = true;
+            let incarnation = entry.incarnation;
+            self.push(due_us, Happening::AskTimeout { provider, incarnation });
+        } else {
+            entry.asking = None;
+            self.ask(provider);
+        }
     }
 
     fn reply(&mut self, provider: usize, reply: Reply) {
@@ -625,6 +681,10 @@ impl World<'_> {
             Reply::Leases { request, grants } => {
                 let empty = grants.is_empty();
                 for grant in grants {
+                    if !self.truth.granted(grant.lease, self.providers[provider].key) {
+                        let problem = format!("{} was answered, and is not that worker's", grant.lease);
+                        self.record.problems.push(problem);
+                    }
                     if self.providers[provider].is_new(grant.lease) {
                         let cost_us = self.cost_us(provider, &grant);
                         self.providers[provider].queue.push_back(Held { grant, cost_us });
@@ -649,7 +709,12 @@ impl World<'_> {
                 self.ask(provider);
                 self.rest(provider);
             }
-            Reply::Taken { lease } => {
+            Reply::Taken { lease, stored } => {
+                if stored && !self.truth.stored(lease) {
+                    self.record
+                        .problems
+                        .push(format!("{lease} was answered, and its receipt is not durable"));
+                }
                 self.providers[provider].unanswered.remove(&lease);
                 self.ask(provider);
                 self.rest(provider);
@@ -762,22 +827,105 @@ impl World<'_> {
 
 /// The market.
 impl World<'_> {
+    /// A new process that reads the journal.
+    fn process(&mut self, clock_ms: i64) -> Market<Addressed> {
+        self.processes += 1;
+        let state = self.record.replayed().expect("a market that may crash keeps its journal");
+        Market::with(state, self.processes, clock_ms)
+    }
+
+    /// A second process believes that the first one is gone, and leads. Half of the time that one stands still meanwhile and
+    /// does not know; otherwise whoever appends first goes on.
+    fn takeover(&mut self) {
+        if !self.market.up || self.rival.is_some() {
+            return;
+        }
+        self.faults.takeovers += 1;
+        if self.chance.happens(500_000) {
+            self.market.still_until_us = self.at_us + self.chance.below(STILL_US_MAX);
+        }
+        let skew_ms = self.chance.below(2 * CLOCK_SKEW_MS).cast_signed() - CLOCK_SKEW_MS.cast_signed();
+        let mut rival = self.process(self.market.clock_ms + skew_ms);
+        // What it has read is a little old when it begins.
+        rival.still_until_us = self.at_us + self.chance.below(READ_US_MAX);
+        let first = std::mem::replace(&mut self.market, rival);
+        self.must(Command::Resume);
+        self.rival = Some(std::mem::replace(&mut self.market, first));
+    }
+
+    /// A message arrives at the market, or at one of two that believe they are.
+    fn arrive(&mut self, what: Inside) {
+        let process = match &self.rival {
+            Some(rival) if self.chance.happens(500_000) => rival.id,
+            _ => self.market.id,
+        };
+        self.happen_inside(process, what);
+    }
+
+    /// Lets something happen in one process, if it still runs.
+    fn happen_inside(&mut self, process: u32, what: Inside) {
+        if self.market.id == process {
+            self.act(what);
+        } else if let Some(rival) = self.rival.take_if(|rival| rival.id == process) {
+            let first = std::mem::replace(&mut self.market, rival);
+            self.act(what);
+            let rival = std::mem::replace(&mut self.market, first);
+            self.rival = rival.up.then_some(rival);
+        }
+        if !self.market.up
+            && let Some(rival) = self.rival.take()
+        {
+            self.market = rival;
+        }
+    }
+
+    fn act(&mut self, what: Inside) {
+        if !self.market.up {
+            return;
+        }
+        if self.market.still_until_us > self.at_us {
+            // It happens when the process goes on, as if no time had passed.
+            return self.inside(self.market.still_until_us - self.at_us, what);
+        }
+        match what {
+            Inside::Request { provider, incarnation, body } => self.request(provider, incarnation, body),
+            Inside::Submission { order } => self.submission(order),
+            Inside::Cancellation { order } => self.cancellation(order),
+            Inside::PollOver => self.poll_over(),
+            Inside::Tick => {
+                // One that stood still ticks late.
+                if self.market.tick_us.is_some_and(|tick| tick <= self.at_us) {
+                    self.market.tick_us = None;
+                    self.market.retry = true;
+                    self.must(Command::AdvanceTime);
+                }
+            }
+            Inside::Round => self.round(),
+            Inside::Flush => self.flush(),
+            Inside::Judge => self.judge(),
+        }
+        self.decided();
+    }
+
     fn request(&mut self, provider: usize, incarnation: u32, body: Body) {
         let worker = self.providers[provider].key;
         let instance = incarnation.to_string();
         let reply = match body {
             Body::Announce => {
-                let (device, version) = (self.providers[provider].device.facts.clone(), "sim".to_owned());
+                let device = (*self.providers[provider].device.facts).clone();
+                let version = "sim".to_owned();
                 let offer = Default::default();
                 let announce = Command::Announce { worker, instance, device, version, offer };
                 // While a crashed process still holds the key, it is asked again by the announcement's timer.
                 self.decide(announce).ok().map(|_| Reply::Announced)
             }
             Body::Ask { request } => {
-                let wish = Wish { provider, incarnation, request, packages_max: PACKAGES_MAX };
+                let (kind, until_us) = (self.providers[provider].device.kind(), self.at_us + POLL_US);
+                let packages_max = PACKAGES_MAX;
+                let wish = Wish { provider, incarnation, request, packages_max, kind, until_us };
                 if !self.try_wish(&wish) {
-                    let ticket = self.market.park(wish);
-                    self.after(POLL_US, Happening::PollOver { ticket });
+                    self.market.park(wish);
+                    self.poll();
                 }
                 None
             }
@@ -795,8 +943,8 @@ impl World<'_> {
                 let commit =
                     Command::Commit { receipt: receipt.into(), signature: Signature([0; 64]), units, seed };
                 // A refusal is final, too: somebody else has the units.
-                let _ = self.decide(commit);
-                Some(Reply::Taken { lease })
+                let stored = self.decide(commit).is_ok();
+                Some(Reply::Taken { lease, stored })
             }
             Body::Release { lease, generation } => {
                 let release =
@@ -848,30 +996,77 @@ impl World<'_> {
         Some(Grant { lease: id, generation: lease.generation, job: lease.job, units, check })
     }
 
-    /// Tries waiting workers again.
-    fn round(&mut self) {
-        self.rounding = false;
-        if !self.market.up {
-            return;
+    /// Keeps one timer for the first one whose wait is over.
+    fn poll(&mut self) {
+        if !self.market.polling
+            && let Some(until_us) = self.market.poll_over_us()
+        {
+            self.market.polling = true;
+            self.inside(until_us.saturating_sub(self.at_us), Inside::PollOver);
         }
+    }
+
+    fn poll_over(&mut self) {
+        self.market.polling = false;
+        while let Some(wish) = self.market.pop_over(self.at_us) {
+            self.answer_wish(&wish, Vec::new());
+        }
+        self.poll();
+    }
+
+    /// Tries waiting workers again: first come first served, but for kinds of device of which several in a row found nothing.
+    fn round(&mut self) {
+        self.market.rounding = false;
         self.market.retry = false;
         let mut granted = false;
-        for (ticket, wish) in self.market.tries() {
-            if self.try_wish(&wish) {
-                self.market.unpark(ticket);
-                granted = true;
+        let mut heads: BinaryHeap<_> =
+            self.market.firsts().into_iter().map(|(ticket, kind)| Reverse((ticket, kind, 0))).collect();
+        let mut tries = 0;
+        while let Some(Reverse((ticket, kind, misses))) = heads.pop() {
+            let served = self.try_ticket(ticket);
+            granted |= served;
+            let misses = if served { 0 } else { misses + 1 };
+            tries += 1;
+            if tries == TRIES_MAX {
+                self.market.retry = true;
+                break;
+            }
+            if misses < MISSES_MAX
+                && let Some(next) = self.market.next_of(kind, ticket)
+            {
+                heads.push(Reverse((next, kind, misses)));
             }
         }
+        for ticket in self.market.later() {
+            granted |= self.try_ticket(ticket);
+        }
         self.market.retry |= granted;
-        self.decided();
+        self.market.vain_rounds = if granted { 0 } else { self.market.vain_rounds + 1 };
+    }
+
+    fn try_ticket(&mut self, ticket: u64) -> bool {
+        let Some(wish) = self.market.wish(ticket).cloned() else { return false };
+        let served = self.try_wish(&wish);
+        if served {
+            self.market.unpark(ticket);
+        }
+        served
     }
 
     fn flush(&mut self) {
-        self.flushing = false;
-        if !self.market.up {
-            return;
-        }
-        let (events, answers) = self.market.flush();
+        self.market.flushing = false;
+        let (events, answers) = match self.market.flush(&mut self.record) {
+            Ok(durable) => durable,
+            Err(FencedGroup { events, answers }) => {
+                // While one of two acts, the other is set aside.
+                let first = self.rival.is_some();
+                self.faults.fenced_first += u64::from(first);
+                self.faults.fenced_second += u64::from(!first);
+                self.faults.fenced_events += events;
+                self.faults.fenced_answers += answers;
+                return;
+            }
+        };
         for event in &events {
             self.truth.observe(self.at_us, event, &self.market.state);
         }
@@ -886,33 +1081,34 @@ impl World<'_> {
                 }
             }
         }
-        if !self.judging && !self.market.state.comparisons(1).is_empty() {
-            self.judging = true;
-            self.after(JUDGE_US, Happening::Judge);
+        if !self.market.judging && !self.market.state.comparisons(1).is_empty() {
+            self.market.judging = true;
+            self.inside(JUDGE_US, Inside::Judge);
         }
     }
 
     /// Compares by tolerance: right results of different vendors agree, as do equal ones.
     fn judge(&mut self) {
-        self.judging = false;
-        if !self.market.up {
-            return;
-        }
+        self.market.judging = false;
         for comparison in self.market.state.comparisons(64) {
             let agrees = comparison.pairs.iter().all(|(_, _, first, again)| lie_of(first) == lie_of(again));
             let evidence = String::new();
             // An opinion may settle a package and with it the next comparison.
             let _ = self.decide(Command::RecordOpinion { check: comparison.check, agrees, evidence });
         }
-        self.decided();
     }
 
     fn market_down(&mut self) {
         if self.market.up && self.stormy() {
             self.faults.market_crashes += 1;
-            self.faults.undurable_events += self.market.crash(self.at_us);
-            let down_us = SECOND + self.chance.below(20 * SECOND);
-            self.after(down_us, Happening::MarketBack);
+            self.faults.undurable_events += self.market.crash(self.at_us, &mut self.record);
+            match self.rival.take() {
+                Some(rival) => self.market = rival,
+                None => {
+                    let down_us = SECOND + self.chance.below(20 * SECOND);
+                    self.after(down_us, Happening::MarketBack);
+                }
+            }
         }
     }
 }
@@ -977,23 +1173,18 @@ impl World<'_> {
     }
 
     fn submission(&mut self, order: usize) {
-        if !self.market.up {
-            return;
-        }
         let (owner, spec) = (client(self.truth.orders[order].stream), self.specs[order].clone());
         let key = Some((order_key(order), order_key(order)));
         let submission = Submission { owner, spec, budget: None, key };
         if let Ok(Answer::Job(job)) = self.decide(Command::Submit(submission.into())) {
             self.market.answer(Addressed::Client { order, job });
         }
-        self.decided();
     }
 
     fn cancellation(&mut self, order: usize) {
         let Order { id, stream, .. } = self.truth.orders[order];
-        if let (true, Some(job)) = (self.market.up, id) {
+        if let Some(job) = id {
             let _ = self.decide(Command::Cancel { job, by: client(stream) });
-            self.decided();
         }
     }
 }
@@ -1023,15 +1214,17 @@ impl World<'_> {
     }
 
     fn report(mut self) -> Report {
-        if self.market.up {
-            let (events, _) = self.market.flush();
-            for event in &events {
-                self.truth.observe(self.at_us, event, &self.market.state);
+        // With nothing left to happen, a rival that was not told yet gives way to whom the journal is with.
+        while self.market.up {
+            self.flush();
+            match self.rival.take() {
+                Some(rival) => self.market = rival,
+                None => break,
             }
         }
-        self.market.check(self.at_us);
-        self.market.check_replay();
-        let mut problems = std::mem::take(&mut self.market.problems);
+        self.market.check(self.at_us, &mut self.record);
+        self.market.check_replay(&mut self.record);
+        let mut problems = std::mem::take(&mut self.record.problems);
         problems.append(&mut self.truth.problems);
         for (number, order) in self.truth.orders.iter().enumerate().filter(|(_, o)| o.ended_us.is_none()) {
             let why = match order.id {
@@ -1051,13 +1244,13 @@ impl World<'_> {
             providers: self.scenario.providers,
             minutes: self.scenario.minutes,
             simulated_s: self.at_us as f64 / 1e6,
-            digest: self.market.digest().to_string(),
+            digest: self.record.digest().to_string(),
             problems,
-            decisions: self.market.decisions,
-            events: self.market.events,
-            journal_bytes: self.market.journal_bytes,
-            invariant_checks: self.market.invariant_checks,
-            refusals: self.market.refusals.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            decisions: self.record.decisions,
+            events: self.record.events(),
+            journal_bytes: self.record.journal_bytes,
+            invariant_checks: self.record.invariant_checks,
+            refusals: self.record.refusals.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
             faults: self.faults,
             jobs: self.truth.jobs,
             units: self.truth.units,

@@ -48,6 +48,8 @@ fn storms(seeds: std::ops::Range<u64>) {
     assert!(all(|r| r.faults.lost) > 0 && all(|r| r.faults.duplicated) > 0 && all(|r| r.faults.delayed) > 0);
     assert!(all(|r| r.faults.provider_crashes) > 0 && all(|r| r.faults.silent_leaves) > 0);
     assert!(all(|r| r.faults.market_crashes) > 0 && all(|r| r.faults.undurable_events) > 0);
+    assert!(all(|r| r.faults.fenced_first) > 0 && all(|r| r.faults.fenced_second) > 0);
+    assert!(all(|r| r.faults.fenced_events) > 0 && all(|r| r.faults.fenced_answers) > 0);
     assert!(all(|r| r.faults.clock_jumps) > 0 && all(|r| r.faults.device_failures) > 0);
     assert!(all(|r| r.units.wrong_committed) > 0 && all(|r| r.units.rejected) > 0);
     assert!(all(|r| r.jobs.done) > 0 && all(|r| r.units.accepted) > 0);
