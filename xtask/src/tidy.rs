@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plexus-store", &["plexus-protocol", "plexus-engine", "plexus-api"]),
     ("plexus-gpu", &["plexus-protocol", "plexus-program"]),
     ("plexus-client", &["plexus-protocol", "plexus-api"]),
+    ("plexus-telemetry", &[]),
     (
         "plexus-market",
         &[

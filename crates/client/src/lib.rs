@@ -251,6 +251,12 @@ fn parse_address(address: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
+/// An HTTP client for an address that is no market's, with the same cryptography.
+pub fn http_client(address: &str) -> Result<reqwest::Client, Error> {
+    let url = parse_address(address)?;
+    http_builder(&url, &Options::default())?.build().map_err(|source| Error::Setup { source })
+}
+
 /// An HTTP client for addresses without TLS, for tests that speak to a market without [`Client`]. `reqwest::Client::new`
 /// panics in a build where another crate turned TLS on, because no cryptography was chosen for it.
 pub fn plain_http() -> reqwest::Client {

@@ -21,11 +21,13 @@ macro_rules! params {
         }
 
         impl Params {
-            fn entries(&self) -> Vec<(String, u64)> {
+            /// Every parameter by name.
+            pub fn entries(&self) -> Vec<(String, u64)> {
                 vec![$((stringify!($name).to_owned(), u64::from(self.$name)),)*]
             }
 
-            fn set(&mut self, name: &str, value: u64) -> Result<(), std::num::TryFromIntError> {
+            /// Sets a parameter by name; a name that is not known is passed over.
+            pub fn set(&mut self, name: &str, value: u64) -> Result<(), std::num::TryFromIntError> {
                 match name {
                     $(stringify!($name) => self.$name = <$type>::try_from(value)?,)*
                     _ => {}

@@ -83,6 +83,23 @@ impl JobError {
     }
 }
 
+/// A mistake that the TOML reader found in any file of ours, in the words of this crate: an unknown key with the nearest right
+/// one, say.
+pub fn toml_mistake(file: &str, text: &str, error: &toml::de::Error) -> JobError {
+    Fault::from_toml(error, text).locate(file, text)
+}
+
+/// A key at `span` of `text` that is none of `known`.
+pub fn unknown_key(file: &str, text: &str, span: Range<usize>, found: &str, known: &[String]) -> JobError {
+    let fault = Fault::new(Code::UnknownKey, span, format!("there is no key \"{found}\" here"));
+    fault.fix(suggestion(found, known)).locate(file, text)
+}
+
+/// A value at `span` of `text` that its key does not take.
+pub fn wrong_value(file: &str, text: &str, span: Range<usize>, message: String) -> JobError {
+    Fault::new(Code::Value, span, message).locate(file, text)
+}
+
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Parts { file, line, column, quoted, width, message, fix, .. } = &*self.0;

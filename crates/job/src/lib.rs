@@ -18,7 +18,7 @@ mod template;
 
 pub use array::{ARRAY_BYTES_MAX, Array, Unfit};
 pub use compile::{CompiledJob, compile};
-pub use error::{Code, JobError};
+pub use error::{Code, JobError, toml_mistake, unknown_key, wrong_value};
 pub use join::{Agreement, COLUMNS_MAX, JoinError, JoinedFile, check_join, join};
 pub use source::{FileSource, Folder};
 pub use split::UNITS_MAX;

@@ -76,6 +76,10 @@ impl MarketArgument {
             })
         };
         let ca = self.ca.as_ref().map(read).transpose()?;
-        Ok(Client::with(&self.market, key, &client::Options { ca, ..client::Options::default() })?)
+        Ok(Client::with(
+            &self.market,
+            key,
+            &client::Options { ca, traceparent: Some(telemetry::traceparent) },
+        )?)
     }
 }

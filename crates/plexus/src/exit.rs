@@ -21,7 +21,9 @@ Environment:
   PLEXUS_CA       a PEM file with certificate authorities to trust instead of the system's
   PLEXUS_WALLET   the wallet's file
   PLEXUS_ADAPTER  the GPU of a worker: a part of its name, or its number in `plexus device`
-  PLEXUS_LOG      what is logged to standard error, such as `info` or `worker=debug`
+  PLEXUS_CONFIG   the file with the settings of `plexus up`
+  PLEXUS_LOG      what is logged to standard error, such as `info` or `plexus_worker=debug`
+  PLEXUS_LOG_FORMAT  `text` or `json`
   NO_COLOR        no colours";
 
 /// An exit code other than 0 and 2.
@@ -115,7 +117,7 @@ impl Failure {
     }
 
     /// As `--json` prints it.
-    fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         let mut error = serde_json::to_value(&self.place).unwrap_or_default();
         error["code"] = self.code.as_str().into();
         error["detail"] = self.text.as_str().into();

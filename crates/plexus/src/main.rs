@@ -73,7 +73,12 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
-    say::log(matches!(command, Command::Up(_) | Command::Worker(_) | Command::Executor));
+    match &command {
+        // It has settings of its own.
+        Command::Up(_) => {}
+        Command::Worker(_) | Command::Executor => say::log("warn"),
+        _ => say::log("error"),
+    }
     match command {
         // The executor is a loop of its own, without an async runtime in its way.
         Command::Executor => {

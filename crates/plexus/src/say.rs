@@ -6,7 +6,9 @@ use std::{
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
-use tracing_subscriber::EnvFilter;
+use telemetry::{Format, Logs, Telemetry, Traces};
+
+use crate::exit::Failure;
 
 /// Prints a line to standard output. A reader that went away is no failure of ours.
 pub fn out(text: &str) {
@@ -77,14 +79,35 @@ fn bold_out(text: &str) -> String {
     paint(*OUT_COLOURS, "1", text)
 }
 
-/// Starts logging to standard error: what `PLEXUS_LOG` asks for, or warnings of long-running commands.
-pub fn log(long_running: bool) {
-    let default = if long_running { "warn" } else { "error" };
-    let filter = EnvFilter::try_from_env("PLEXUS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(*ERR_COLOURS)
-        .with_target(false)
-        .init();
+/// What is logged, and how.
+pub fn logs(filter: String, json: bool) -> Logs {
+    Logs { filter, format: if json { Format::Json } else { Format::Text }, colours: *ERR_COLOURS }
+}
+
+/// Starts logging to standard error what `PLEXUS_LOG` asks for, or else `default`.
+pub fn log(default: &str) {
+    let json = std::env::var("PLEXUS_LOG_FORMAT").is_ok_and(|format| format == "json");
+    let asked = std::env::var("PLEXUS_LOG").ok();
+    let begin = |filter: &str| telemetry::start(&logs(filter.to_owned(), json), None);
+    // Directives that are none are passed over: what a command does matters more than its log. Without spans there is nothing
+    // to end.
+    if asked.is_none_or(|filter| begin(&filter).is_err()) {
+        let _ = begin(default);
+    }
+}
+
+/// Starts logging, and sending spans where an endpoint is named.
+pub fn tell(
+    logs: &Logs,
+    endpoint: Option<String>,
+    ratio: f64,
+    service: &'static str,
+) -> Result<Telemetry, Failure> {
+    let traces = endpoint.map(|endpoint| {
+        let http = client::http_client(&endpoint)?;
+        Ok::<_, Failure>(Traces { endpoint, ratio, service, http })
+    });
+    telemetry::start(logs, traces.transpose()?).map_err(|error| {
+        Failure::new(error.to_string()).code("telemetry_invalid").fix("correct --log or --otlp-endpoint")
+    })
 }

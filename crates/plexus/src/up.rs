@@ -1,28 +1,47 @@
 //! `plexus up`: a market on this machine, with its own verifier.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+mod settings;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use market::Market;
-use protocol::Amount;
 use serde_json::json;
-use worker::{CacheConfig, Config, State, Terms};
+use settings::{LogFormat, Main, Settings, Telemetry, Tls};
+use worker::{CacheConfig, Config, Handle, State, Terms};
 
-use crate::{exit::Failure, say, signals::Interrupts, wallet, work};
+use crate::{
+    exit::Failure,
+    say,
+    signals::{Hangups, Interrupts},
+    work,
+};
 
-/// The most test tokens of one deposit.
-const FAUCET_MAX: Amount = Amount(1_000_000 * protocol::BASE_UNITS_PER_TOKEN);
+/// As a shell tells of a process that a second Ctrl-C ended.
+const EXIT_INTERRUPTED: u8 = 130;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7700")]
-    listen: SocketAddr,
+    /// Read settings from this TOML file; flags go before it
+    #[arg(long, value_name = "FILE", env = "PLEXUS_CONFIG", hide_env = true)]
+    config: Option<PathBuf>,
+    /// Print all settings as they would be used, as TOML, and end
+    #[arg(long)]
+    print_config: bool,
+    /// Where to listen; port 0 takes a free one [default: 127.0.0.1:7700]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
     /// Keep everything in this folder [default: market in ~/.local/share/plexus]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// A public name of this market, with its port; clients may log in under it. May be given several times
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
+    /// Speak TLS with the certificate in this PEM file; a new one is taken without a restart
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Give out test tokens to whoever asks [default: only where it listens on this machine alone]
     #[arg(long, overrides_with = "no_faucet")]
     faucet: bool,
@@ -35,12 +54,24 @@ pub struct Options {
     /// The GPU of the verifier: a part of its name, or its number in `plexus device`
     #[arg(long, value_name = "NAME", env = "PLEXUS_ADAPTER", hide_env = true)]
     device: Option<String>,
-    /// The most that one blob may have, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    blob_mib_max: u64,
+    /// The most that one blob may have, in MiB [default: 1024]
+    #[arg(long, value_name = "MIB")]
+    blob_mib_max: Option<u64>,
     /// The most that all blobs may have together, in MiB [default: what the disk has]
     #[arg(long, value_name = "MIB")]
     blobs_mib_max: Option<u64>,
+    /// How long requests that were begun may take when the market stops, in seconds [default: 10]
+    #[arg(long, value_name = "S")]
+    shutdown_s: Option<u64>,
+    /// What is logged to standard error, such as `info` or `warn,plexus_market=debug` [default: warn]
+    #[arg(long, value_name = "FILTER", env = "PLEXUS_LOG", hide_env = true)]
+    log: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT", env = "PLEXUS_LOG_FORMAT", hide_env = true)]
+    log_format: Option<LogFormat>,
+    /// Send spans to the OpenTelemetry collector at this address, such as http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env = true)]
+    otlp_endpoint: Option<String>,
     /// How long a lease lasts unless it is renewed (when a market is founded)
     #[arg(long, value_name = "MS", hide = true)]
     lease_ms: Option<u64>,
@@ -52,31 +83,59 @@ pub struct Options {
     pub json: bool,
 }
 
+impl Options {
+    /// The settings of the file, with those of the flags over them.
+    fn settings(self) -> Result<Settings, Failure> {
+        let mut settings = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let faucet = if self.faucet { Some(true) } else { self.no_faucet.then_some(false) };
+        let params = [("lease_ms", self.lease_ms), ("heartbeat_ms_max", self.heartbeat_ms_max)];
+        settings.overlay(Settings {
+            main: Main {
+                listen: self.listen,
+                hosts: Some(self.hosts).filter(|hosts| !hosts.is_empty()),
+                data: self.data,
+                faucet,
+                verifier: self.no_verifier.then_some(false),
+                device: self.device,
+                shutdown_s: self.shutdown_s,
+                ..Main::default()
+            },
+            tls: Tls { cert: self.tls_cert, key: self.tls_key },
+            blobs: settings::Blobs { blob_mib_max: self.blob_mib_max, total_mib_max: self.blobs_mib_max },
+            telemetry: Telemetry {
+                log: self.log,
+                log_format: self.log_format,
+                otlp_endpoint: self.otlp_endpoint.filter(|endpoint| !endpoint.is_empty()),
+                trace_ratio: None,
+            },
+            params: params.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+            ..Settings::default()
+        });
+        settings.complete()
+    }
+}
+
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let (as_json, print_config) = (options.json, options.print_config);
+    let settings = options.settings()?;
+    if print_config {
+        say::out(settings.to_toml().trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let telemetry = start_telling(&settings.telemetry)?;
     let mut interrupts = Interrupts::listen()?;
-    let data_dir = match options.data {
-        Some(dir) => dir,
-        None => wallet::user_folder("XDG_DATA_HOME", ".local/share")?.join("market"),
-    };
-    let faucet = options.faucet || (!options.no_faucet && options.listen.ip().is_loopback());
-    let mut config = market::Config::new(&data_dir);
-    config.listen = options.listen;
-    config.hosts = options.hosts;
-    config.faucet = faucet.then_some(FAUCET_MAX);
-    config.blob_bytes_max = options.blob_mib_max.saturating_mul(1 << 20);
-    config.blobs_bytes_max = options.blobs_mib_max.map(|mib| mib.saturating_mul(1 << 20));
-    if let Some(lease_ms) = options.lease_ms {
-        config.params.lease_ms = lease_ms;
-    }
-    if let Some(heartbeat_ms_max) = options.heartbeat_ms_max {
-        config.params.heartbeat_ms_max = heartbeat_ms_max;
-    }
+    let mut config = settings.config()?;
+    config.adopt_parent = settings.telemetry.otlp_endpoint.is_some().then_some(telemetry::adopt as _);
+    let shutdown_max = config.shutdown_max;
+    let (faucet, verifier) = (config.faucet.is_some(), settings.main.verifier.unwrap_or(true));
+    let data_dir = config.data_dir.clone();
+    let reloads = config.tls.is_some();
     let market = Market::start(config).await.map_err(start_failed)?;
     let address = market.url();
-    if options.json {
+    if as_json {
         let key = market.key().public();
         say::json_line(&json!({
-            "address": address, "market": key, "data": data_dir, "faucet": faucet, "verifier": !options.no_verifier,
+            "address": address, "market": key, "data": data_dir, "faucet": faucet, "verifier": verifier,
         }));
     } else {
         say::out(&format!("market at {address}"));
@@ -86,39 +145,61 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             ("next", format!("`plexus worker --market {address}` lends a GPU; Ctrl-C ends the market")),
         ]);
     }
-    let mut verifier = None;
-    if !options.no_verifier {
-        let config = Config {
-            market: client::Client::new(&market.local_url(), market.key().clone())?,
-            cache: CacheConfig::default(),
-            version: work::version(),
-            // The lock on the folder keeps a second market, and so a second verifier, away.
-            instance: Some("verifier".to_owned()),
-            // It is paid by the market, for checks that nobody else makes: no claim would change what it is given.
-            terms: Terms { measured: false, ..Terms::default() },
-        };
-        let worker = worker::start(config, work::executor(options.device)?)?;
-        tokio::spawn(tell(worker.status()));
-        verifier = Some(worker);
-    }
-    let failed = tokio::select! {
-        () = market.failed() => true,
-        _ = interrupts.next() => false,
+    let verifier = if verifier { Some(start_verifier(&market, settings.main.device)?) } else { None };
+    let mut hangups = if reloads { Some(Hangups::listen()?) } else { None };
+    let failed = loop {
+        tokio::select! {
+            () = market.failed() => break true,
+            () = interrupts.next() => break false,
+            () = Hangups::next_of(&mut hangups) => market.reload_certificate(),
+        }
     };
     tracing::info!("stopping");
-    if let Some(mut verifier) = verifier {
-        verifier.stop_now();
-        if let Err(error) = verifier.ended().await {
-            tracing::debug!(%error, "the verifier had ended");
+    let ending = async {
+        if let Some(mut verifier) = verifier {
+            verifier.stop_now();
+            match tokio::time::timeout(shutdown_max.max(Duration::from_secs(1)), verifier.ended()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the verifier had ended"),
+                Err(_) => tracing::warn!("the verifier did not end in time"),
+            }
         }
+        market.shutdown().await;
+        telemetry.end().await;
+    };
+    tokio::select! {
+        () = ending => {}
+        () = interrupts.next() => return Ok(EXIT_INTERRUPTED.into()),
     }
-    market.shutdown().await;
     if failed {
         return Err(Failure::new("the market cannot go on: its committer ended")
             .code("market_failed")
             .fix("read its log for the cause, and start it again; what was answered is in the journal"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn start_telling(settings: &Telemetry) -> Result<telemetry::Telemetry, Failure> {
+    let logs = say::logs(
+        settings.log.clone().unwrap_or_else(|| "warn".to_owned()),
+        settings.log_format == Some(LogFormat::Json),
+    );
+    say::tell(&logs, settings.otlp_endpoint.clone(), settings.trace_ratio.unwrap_or(1.0), "plexus-market")
+}
+
+fn start_verifier(market: &Market, device: Option<String>) -> Result<Handle, Failure> {
+    let config = Config {
+        market: client::Client::new(&market.local_url(), market.key().clone())?,
+        cache: CacheConfig::default(),
+        version: work::version(),
+        // The lock on the folder keeps a second market, and so a second verifier, away.
+        instance: Some("verifier".to_owned()),
+        // It is paid by the market, for checks that nobody else makes: no claim would change what it is given.
+        terms: Terms { measured: false, ..Terms::default() },
+    };
+    let worker = worker::start(config, work::executor(device)?)?;
+    tokio::spawn(tell(worker.status()));
+    Ok(worker)
 }
 
 /// Says when the verifier cannot work: without it, a market of one provider has nobody to check its work.
@@ -153,6 +234,7 @@ fn start_failed(error: market::StartError) -> Failure {
         }
         market::StartError::InUse { .. } => "stop the other market, or choose another folder with --data",
         market::StartError::Folder { .. } => "choose a folder that you may write to with --data",
+        market::StartError::Tls(_) => "name a certificate in PEM and its key with --tls-cert and --tls-key",
         _ => "see the cause above; nothing was changed",
     };
     Failure::new(text).code("market_not_started").fix(fix)

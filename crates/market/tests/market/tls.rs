@@ -16,6 +16,7 @@ struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
 impl Authority {
     fn new() -> Self {
         let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().expect("a key");
         Self(rcgen::CertifiedIssuer::self_signed(params, key).expect("signed"))
