@@ -143,6 +143,8 @@ pub mod code {
         RESULT_NOT_READY = "result_not_ready", 409, "The result is not complete yet";
         /// The job is over.
         JOB_ENDED = "job_ended", 409, "The job has ended";
+        /// A worker is rated once a job.
+        RATED_BEFORE = "rated_before", 409, "The worker was rated before";
         /// One idempotency key for two different requests.
         IDEMPOTENCY_CONFLICT = "idempotency_conflict", 409, "The idempotency key was used for another request";
         /// One caller asks too much in too short a time.

@@ -5,7 +5,7 @@ use protocol::{
     WorkerOffer,
 };
 
-use crate::{Event, JobSpec};
+use crate::{Event, JobSpec, ParamError, Quote};
 
 /// A wish. Signatures were verified and blobs found by the shell; everything else is decided here.
 #[derive(Clone, Debug)]
@@ -110,6 +110,38 @@ pub enum Command {
         /// What was compared and where it first differs.
         evidence: String,
     },
+    /// An account sets tokens aside.
+    Bond {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+    },
+    /// An account wants tokens back that it set aside; it has them after a delay.
+    Unbond {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+    },
+    /// A client rates a worker of its job, once.
+    Rate {
+        /// The job.
+        job: JobId,
+        /// Who rates.
+        by: PublicKey,
+        /// The worker.
+        worker: PublicKey,
+        /// 1 to 5.
+        stars: u8,
+    },
+    /// Whoever holds the market's key changes parameters.
+    SetParams {
+        /// Who asks.
+        by: PublicKey,
+        /// Names and new values.
+        changes: Vec<(String, u64)>,
+    },
     /// Time passed: deadlines are due.
     AdvanceTime,
     /// The market was down and is back.
@@ -123,6 +155,9 @@ pub struct Submission {
     pub owner: PublicKey,
     /// What to do.
     pub spec: JobSpec,
+    /// Stages that pay the market's price of this moment instead of what `spec` says. That price is then the job's for all its
+    /// life.
+    pub quoted: Vec<u32>,
     /// The most that may be held in escrow.
     pub budget: Option<Amount>,
     /// Idempotency key, hashed with its account, and the request's digest.
@@ -208,6 +243,8 @@ pub enum Rejection {
         needed: Amount,
         /// The cap.
         budget: Amount,
+        /// How the price comes about.
+        quote: Box<Quote>,
     },
     /// Escrow beyond the balance.
     #[error("the job needs {} tokens in escrow, the account has {}", .needed.to_tokens(), .available.to_tokens())]
@@ -262,6 +299,34 @@ pub enum Rejection {
     /// The receipt is not for this market, job or set of units.
     #[error("the receipt does not fit its lease: {0}")]
     ReceiptInvalid(&'static str),
+    /// Less than there is.
+    #[error("{} tokens are wanted, the account has {} tokens for that", .wanted.to_tokens(), .available.to_tokens())]
+    StakeTooLow {
+        /// How much is wanted.
+        wanted: Amount,
+        /// How much there is.
+        available: Amount,
+    },
+    /// Nothing is not an amount, and there are only so many ways back at a time.
+    #[error("{0}")]
+    StakeInvalid(&'static str),
+    /// Not a rating that counts.
+    #[error("{0}")]
+    RatingInvalid(&'static str),
+    /// The rating was given.
+    #[error("{job} has rated {worker} before")]
+    RatedBefore {
+        /// The job.
+        job: JobId,
+        /// The worker.
+        worker: PublicKey,
+    },
+    /// Only the market's own key may do that.
+    #[error("only the market's own key may do that")]
+    NotTheMarket,
+    /// Parameters that are not safe.
+    #[error(transparent)]
+    ParamInvalid(#[from] ParamError),
     /// No such check, or one that is not being compared.
     #[error("{0} is not waiting for an opinion")]
     CheckNotPending(CheckId),

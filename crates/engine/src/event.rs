@@ -50,6 +50,8 @@ pub enum Event {
         spec: JobSpec,
         /// Taken from the owner's balance.
         escrow: Amount,
+        /// How long it will take, as estimated then; nothing when no provider fitted.
+        expected_ms: Option<u64>,
         /// The idempotency key, hashed with its account, and the request's digest.
         key: Option<(Hash, Hash)>,
     },
@@ -224,6 +226,61 @@ pub enum Event {
         /// The leases.
         leases: Vec<LeaseId>,
     },
+    /// An account set tokens aside.
+    Bonded {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+    },
+    /// An account wants tokens back that it set aside.
+    Unbonding {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+        /// When it has them.
+        free_at_ms: u64,
+    },
+    /// It has them.
+    Unbonded {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+        /// As was said.
+        free_at_ms: u64,
+    },
+    /// A client rated a worker of its job.
+    WorkerRated {
+        /// The job.
+        job: JobId,
+        /// The worker.
+        worker: PublicKey,
+        /// 1 to 5.
+        stars: u8,
+    },
+    /// A worker claims much more than was measured.
+    ClaimRefuted {
+        /// The worker.
+        worker: PublicKey,
+        /// What it claims, in parts per million of the reference device.
+        claimed_ppm: u64,
+        /// What was measured.
+        measured_ppm: u64,
+    },
+    /// An epoch of rewards is over.
+    EpochClosed {
+        /// Its number.
+        epoch: u64,
+        /// New tokens, and whose they are.
+        shares: Vec<(PublicKey, Amount)>,
+    },
+    /// The parameters changed.
+    ParamsSet {
+        /// All of them.
+        params: Params,
+    },
 }
 
 impl Event {
@@ -236,6 +293,8 @@ impl Event {
             | Self::LeaseSplit { .. }
             | Self::LeasesOffered { .. }
             | Self::PackageRejected { .. }
+            | Self::Bonded { .. }
+            | Self::ParamsSet { .. }
             | Self::WorkerLeft { .. }
             | Self::WorkerDraining { .. } => true,
             Self::ChecksDrawn { checks, .. } => !checks.is_empty(),
@@ -294,6 +353,13 @@ pub struct Stage {
     pub devices: u32,
     /// Owners that compute each unit at the same time, so that losing one costs no time; 1 for none but the first.
     pub replicas: u32,
+}
+
+impl Stage {
+    /// Executions of each unit that the escrow covers.
+    pub fn copies(&self) -> u64 {
+        1 + self.policy.checks_per_unit()
+    }
 }
 
 /// The class a job is served in. A higher one may reclaim devices from a lower one.
@@ -449,6 +515,11 @@ impl JobSpec {
         unreachable!("the stages' units add up to an iteration")
     }
 
+    /// The share of what first execution pays that goes to somebody else, in basis points.
+    pub fn royalty_bps(&self) -> u32 {
+        self.royalty.map_or(0, |royalty| royalty.bps)
+    }
+
     /// The stage of a unit.
     pub fn stage_of(&self, unit: u64) -> &Stage {
         &self.stages[self.place(unit).stage as usize]
@@ -536,6 +607,8 @@ pub struct CheckPlan {
 pub struct Split {
     /// To the provider's owner.
     pub provider: Amount,
+    /// To whom the job's royalty goes.
+    pub royalty: Amount,
     /// To the treasury.
     pub treasury: Amount,
     /// Destroyed.
@@ -543,15 +616,16 @@ pub struct Split {
 }
 
 impl Split {
-    /// Cuts `total` by the parameters; the provider gets what rounding leaves.
-    pub fn of(total: Amount, params: &Params) -> Self {
+    /// Cuts `total` by the parameters and the job's royalty. Each share is rounded down; the provider gets what that leaves.
+    pub fn of(total: Amount, royalty_bps: u32, params: &Params) -> Self {
         let (treasury, burn) = (total.share_bps(params.treasury_bps), total.share_bps(params.burn_bps));
-        Self { provider: Amount(total.0 - treasury.0 - burn.0), treasury, burn }
+        let royalty = total.share_bps(royalty_bps);
+        Self { provider: Amount(total.0 - treasury.0 - burn.0 - royalty.0), royalty, treasury, burn }
     }
 
     /// The whole.
     pub fn total(&self) -> Amount {
-        Amount(self.provider.0 + self.treasury.0 + self.burn.0)
+        Amount(self.provider.0 + self.royalty.0 + self.treasury.0 + self.burn.0)
     }
 }
 

@@ -3,9 +3,11 @@
 use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    AcceptedRun, Account, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney, JobState,
-    Lease, LeaveCause, Package, PackageState, Priority, Promise, Reservation, Session, Split, StageQueue,
-    State, VerificationCounts, WaitingRun, Work, Worker,
+    AcceptedRun, Account, Calibration, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney,
+    JobState, Lease, LeaveCause, Package, PackageState, Priority, Promise, Reservation, Session, Speed,
+    Split, Stage, StageQueue, Standing, State, VerificationCounts, WaitingRun, Work, Worker,
+    reputation::ask_max,
+    rewards::Role,
     state::{Closed, Late, Remembered},
 };
 
@@ -15,6 +17,9 @@ const CORRUPT: &str = "the event follows from the state it is applied to";
 /// Workers that a run of units remembers as having failed it or given it back; the latest.
 const AVOID_MAX: usize = 16;
 
+/// Programs that a worker is expected to have still at hand.
+const RECENT_MAX: usize = 4;
+
 impl State {
     /// Folds one event that was decided at `at_ms`.
     ///
@@ -23,8 +28,14 @@ impl State {
     /// If the event does not follow from the state; the journal was then not written by [`decide`](crate::decide()).
     pub fn evolve(&mut self, at_ms: u64, event: &Event) {
         self.seq += 1;
+        // Nothing changed since the last event, so this is what the queue was all the time.
+        if self.demand.is_due(at_ms, &self.params) && self.market.is_some() {
+            self.demand.observe(at_ms, self.backlog_ms(), &self.params);
+        }
+        self.at_ms = at_ms;
         match event {
             Event::Founded { market, params } => {
+                self.founded_ms = at_ms;
                 self.market = Some(*market);
                 self.params = params.clone();
             }
@@ -39,7 +50,7 @@ impl State {
             Event::SessionDelegated { wallet, session, expires_at_ms } => {
                 self.sessions.insert(*session, Session { wallet: *wallet, expires_at_ms: *expires_at_ms });
             }
-            Event::JobSubmitted { job, owner, spec, escrow, key } => {
+            Event::JobSubmitted { job, owner, spec, escrow, expected_ms, key } => {
                 let account = self.account(*owner);
                 take(&mut account.available, *escrow);
                 add(&mut account.escrowed, *escrow);
@@ -65,11 +76,19 @@ impl State {
                     verification: VerificationCounts::default(),
                     workers: Default::default(),
                     committed: Default::default(),
+                    standing: Standing::of(spec, self.bonded(*owner), &self.params),
+                    served_at_ms: at_ms,
+                    calibration: Calibration::default(),
+                    expected_ms: *expected_ms,
                     submitted_at_ms: at_ms,
                     ended_at_ms: None,
                     last_failure: None,
                 };
                 self.jobs.insert(*job, new);
+                let each =
+                    |stage: &Stage| u128::from(self.params.reference_ns(stage)) * u128::from(stage.units);
+                let asked = spec.stages.iter().map(each).sum::<u128>() * u128::from(spec.iterations_max());
+                self.demand.arrive(asked);
                 for stage in 0..spec.stages.len() as u32 {
                     let (first, count) = (spec.first_unit(0, stage), spec.stages[stage as usize].units);
                     let run = WaitingRun { first, count, attempts: 0, avoid: Vec::new(), late: None };
@@ -98,6 +117,10 @@ impl State {
                     streak: 0,
                     rejected: 0,
                     promise: None,
+                    speed: Speed::default(),
+                    committed_at_ms: 0,
+                    counted: None,
+                    recent: Default::default(),
                 });
                 entry.owner = *owner;
                 entry.verifier = *owner == market;
@@ -106,12 +129,14 @@ impl State {
                 entry.version.clone_from(version);
                 entry.offer.clone_from(offer);
                 (entry.draining, entry.gone) = (false, None);
+                entry.speed.claim(offer.claimed_mflops, &self.params);
                 if entry.verifier {
                     self.providers.remove(worker);
                 } else {
                     self.providers.insert(*worker);
                 }
                 self.hear(*worker, at_ms);
+                self.appraise(*worker);
             }
             Event::WorkerSeen { worker, renewed } => {
                 self.hear(*worker, at_ms);
@@ -123,6 +148,7 @@ impl State {
                 self.hear(*worker, at_ms);
                 self.worker(*worker).draining = true;
                 self.providers.remove(worker);
+                self.appraise(*worker);
             }
             Event::WorkerLeft { worker, cause } => {
                 let entry = self.worker(*worker);
@@ -130,6 +156,7 @@ impl State {
                 let seen = entry.seen_at_ms;
                 self.heard.remove(&(seen, *worker));
                 self.providers.remove(worker);
+                self.appraise(*worker);
             }
             Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
                 self.grant(*lease, *worker, *work, *generation, at_ms, (*deadline_ms, *deadline_ms_max));
@@ -152,6 +179,14 @@ impl State {
                 if self.workers.get(&worker).is_some_and(|w| w.gone.is_none()) {
                     self.hear(worker, at_ms);
                 }
+                let granted = self.leases.get(&receipt.lease).map(|lease| lease.granted_at_ms);
+                let taken_ms = granted.map(|granted| {
+                    let by = self.worker(worker);
+                    let taken_ms = at_ms.saturating_sub(granted.max(by.committed_at_ms));
+                    by.committed_at_ms = at_ms;
+                    by.speed.overhead(taken_ms, receipt.device_us);
+                    taken_ms
+                });
                 match *work {
                     Work::Package { package, run, .. } => {
                         self.commit_package(package, job, run, receipt.lease);
@@ -162,6 +197,7 @@ impl State {
                             lease: receipt.lease,
                             receipt: digest,
                             outputs: outputs.clone(),
+                            taken_ms,
                             checks: Vec::new(),
                         };
                     }
@@ -207,8 +243,11 @@ impl State {
             Event::CheckPaid { check, pay } => {
                 let check = self.checks.get(check).expect(CORRUPT);
                 let CheckState::Decided { worker, owner, .. } = check.state else { panic!("{CORRUPT}") };
-                let job = check.job;
+                let (job, units) = (check.job, check.units.len() as u64);
+                let stage = self.jobs[&job].spec.stage_of(check.units[0]);
+                let work_ns = u128::from(self.params.reference_ns(stage)) * u128::from(units);
                 self.pay(job, worker, owner, pay);
+                self.count_work(owner, Role::Validator, work_ns, pay.total(), at_ms);
             }
             Event::PackageAccepted { package, pay } => self.accept(*package, pay),
             Event::PackageRejected { package, .. } => self.reject(*package, at_ms),
@@ -228,6 +267,11 @@ impl State {
                     JobEnd::Incomplete { why } => JobState::Incomplete { why: why.clone() },
                 };
                 job.ended_at_ms = Some(at_ms);
+                if let (JobEnd::Done, Some(expected_ms)) = (end, job.expected_ms) {
+                    let taken_ms = at_ms.saturating_sub(job.submitted_at_ms);
+                    self.forecasts.settle(expected_ms, taken_ms);
+                }
+                let job = self.job(id);
                 add(&mut job.money.refunded, *refund);
                 // What a cancelled job leaves undone stays visible as waiting units; nobody will take them.
                 let queues = job.queues.iter_mut();
@@ -282,6 +326,62 @@ impl State {
                 for lease in leases {
                     self.offered.remove(&(*worker, *lease));
                     self.renew(*lease, at_ms + self.params.lease_ms);
+                }
+            }
+            Event::Bonded { account, amount } => {
+                let account = self.account(*account);
+                take(&mut account.available, *amount);
+                add(&mut account.bonded, *amount);
+                add(&mut self.ledger.bonded, *amount);
+            }
+            Event::Unbonding { account, amount, free_at_ms } => {
+                let new = self.unbonding.insert((*free_at_ms, *account), *amount);
+                assert!(new.is_none(), "{CORRUPT}");
+                let account = self.account(*account);
+                take(&mut account.bonded, *amount);
+                add(&mut account.unbonding, *amount);
+                account.unbondings += 1;
+                take(&mut self.ledger.bonded, *amount);
+                add(&mut self.ledger.unbonding, *amount);
+            }
+            Event::Unbonded { account, amount, free_at_ms } => {
+                let found = self.unbonding.remove(&(*free_at_ms, *account));
+                assert_eq!(found, Some(*amount), "{CORRUPT}");
+                let account = self.account(*account);
+                take(&mut account.unbonding, *amount);
+                add(&mut account.available, *amount);
+                account.unbondings -= 1;
+                take(&mut self.ledger.unbonding, *amount);
+            }
+            Event::WorkerRated { job, worker, stars } => {
+                self.job(*job).workers.get_mut(worker).expect(CORRUPT).stars = Some(*stars);
+                let owner = self.worker(*worker).owner;
+                let record = self.owners.entry(owner).or_default();
+                record.ratings = record.ratings.saturating_add(1);
+                record.stars += u64::from(*stars);
+            }
+            Event::ClaimRefuted { worker, .. } => {
+                self.worker(*worker).speed.overstated = true;
+                self.appraise(*worker);
+            }
+            Event::EpochClosed { shares, .. } => {
+                for (owner, amount) in shares {
+                    let account = self.account(*owner);
+                    add(&mut account.available, *amount);
+                    add(&mut account.rewarded, *amount);
+                    add(&mut self.ledger.emitted, *amount);
+                    self.epoch.weights.remove(owner);
+                }
+                // What is carried over counts in the epoch that is running now.
+                let now = self.epoch_at(at_ms);
+                self.epoch.number = (!self.epoch.weights.is_empty()).then_some(now);
+            }
+            Event::ParamsSet { params } => {
+                self.params = params.clone();
+                self.queue.reorder(&self.jobs, &self.params);
+                let online: Vec<_> = self.supply.iter().copied().collect();
+                for worker in online {
+                    self.appraise(worker);
                 }
             }
             Event::Resumed => {
@@ -352,11 +452,24 @@ impl State {
                 self.next.package = package.0;
                 let state = PackageState::Leased(id);
                 self.packages.insert(package, Package { job, run, attempts, avoid, state });
+                let stage = self.jobs[&job].spec.place(run.first).stage;
+                if self.queue.contains(&(job, stage)) {
+                    self.enqueue(job, stage, true);
+                }
+                let at_ms = self.at_ms;
                 let entry = self.job(job);
                 entry.leased_units += u64::from(run.count);
                 entry.state = JobState::Running;
+                entry.served_at_ms = at_ms;
                 entry.queue_of(run.first).hungry_since_ms = at_ms;
                 let class = entry.spec.priority;
+                let manifest = entry.spec.stages[stage as usize].manifest;
+                let recent = &mut self.worker(worker).recent;
+                if recent.front() != Some(&manifest) {
+                    recent.retain(|known| *known != manifest);
+                    recent.truncate(RECENT_MAX - 1);
+                    recent.push_front(manifest);
+                }
                 self.classes.insert((class, id));
                 let holder = self.worker(worker);
                 if holder.promise.is_some_and(|promise| promise.job == job) {
@@ -390,6 +503,8 @@ impl State {
                 yields_to: None,
             },
         );
+        let value = self.value_held(&self.leases[&id]);
+        add(&mut self.owners.entry(owner).or_default().held, value);
         self.deadlines.insert((deadline_ms, id));
     }
 
@@ -441,6 +556,8 @@ impl State {
         queue.waiting_units -= taken;
         if queue.waiting.is_empty() {
             self.dequeue(id, stage);
+        } else {
+            self.enqueue(id, stage, false);
         }
         answer
     }
@@ -462,7 +579,9 @@ impl State {
             }
             _ => queue.waiting.push_front(run),
         }
-        if self.runnable.insert((id, stage)) {
+        let new = !self.queue.contains(&(id, stage));
+        self.enqueue(id, stage, false);
+        if new {
             self.jobs.get_mut(&id).expect(CORRUPT).queues[stage as usize].hungry_since_ms = at_ms;
             let spec = &self.jobs[&id].spec;
             if spec.stages[stage as usize].devices > 1 {
@@ -475,12 +594,51 @@ impl State {
     }
 
     fn dequeue(&mut self, id: JobId, stage: u32) {
-        self.runnable.remove(&(id, stage));
+        self.queue.take((id, stage));
         self.pressing.remove(&(id, stage));
         if self.gangs.remove(&(id, stage))
             && self.reservation.as_ref().is_some_and(|made| (made.job, made.stage) == (id, stage))
         {
             self.reservation = None;
+        }
+    }
+
+    /// Puts a stage in line, or notes that what waits of it changed. One that was `served` goes back to the end.
+    fn enqueue(&mut self, id: JobId, stage: u32, served: bool) {
+        let job = &self.jobs[&id];
+        self.queue.put((id, stage), job, &self.params, self.at_ms, self.seq, served);
+    }
+
+    /// Counts a worker as what it is now: in the supply, and in its owner's record.
+    fn appraise(&mut self, key: PublicKey) {
+        let params = &self.params;
+        let worker = self.workers.get_mut(&key).expect(CORRUPT);
+        let counts = (worker.speed.overstated && worker.gone.is_none()).then_some(worker.owner);
+        if let Some(before) = worker.counted.filter(|before| Some(*before) != counts) {
+            self.owners.entry(before).or_default().overstating -= 1;
+        }
+        if let Some(now) = counts.filter(|now| Some(*now) != worker.counted) {
+            self.owners.entry(now).or_default().overstating += 1;
+        }
+        worker.counted = counts;
+        if worker.provides() {
+            let bonded = self.accounts.get(&worker.owner).map_or(Amount::ZERO, |account| account.bonded);
+            let record = self.owners.get(&worker.owner).copied().unwrap_or_default();
+            let ask = worker.offer.ask.min(ask_max(record.reputation(bonded, params).tier, params));
+            self.supply.put(key, &worker.device, &worker.offer, worker.speed.ppm(params), ask);
+        } else {
+            self.supply.take(key);
+        }
+    }
+
+    /// Value of the units of a lease, which counts against what its owner may hold.
+    pub(crate) fn value_held(&self, lease: &Lease) -> Amount {
+        match lease.work {
+            Work::Package { job, run, .. } => {
+                let price = self.jobs[&job].spec.stage_of(run.first).unit_price;
+                Amount(price.0 * u64::from(run.count))
+            }
+            Work::Check { .. } => Amount::ZERO,
         }
     }
 
@@ -492,12 +650,17 @@ impl State {
             self.classes.remove(&(self.jobs[&job].spec.priority, id));
         }
         self.worker(lease.worker).leases.remove(&id);
+        let value = self.value_held(&lease);
+        take(&mut self.owners.entry(lease.owner).or_default().held, value);
         lease
     }
 
     fn end_lease(&mut self, id: LeaseId, cause: &EndCause, at_ms: u64) {
         let lease = self.remove_lease(id);
         let failed = matches!(cause, EndCause::Expired | EndCause::Failed { .. });
+        if failed {
+            self.owners.entry(lease.owner).or_default().failed();
+        }
         if let (true, Some(job)) = (failed, self.jobs.get_mut(&lease.job)) {
             job.last_failure = Some(match cause {
                 EndCause::Failed { code, detail } => format!("{code}: {detail}"),
@@ -588,12 +751,20 @@ impl State {
         add(&mut entry.money.paid, pay.provider);
         add(&mut entry.money.treasury, pay.treasury);
         add(&mut entry.money.burned, pay.burn);
+        add(&mut entry.money.royalties, pay.royalty);
+        let royalty = entry.spec.royalty;
         add(&mut entry.workers.entry(worker).or_default().paid, pay.provider);
         let client = entry.owner;
         take(&mut self.ledger.held, pay.total());
         add(&mut self.ledger.paid, pay.provider);
         add(&mut self.ledger.treasury, pay.treasury);
         add(&mut self.ledger.burned, pay.burn);
+        add(&mut self.ledger.royalties, pay.royalty);
+        if let Some(royalty) = royalty.filter(|_| pay.royalty > Amount::ZERO) {
+            let account = self.account(royalty.account);
+            add(&mut account.available, pay.royalty);
+            add(&mut account.earned, pay.royalty);
+        }
         let account = self.account(client);
         take(&mut account.escrowed, pay.total());
         add(&mut account.spent, pay.total());
@@ -632,7 +803,9 @@ impl State {
 
     fn accept(&mut self, id: PackageId, pay: &Split) {
         let (package, decided) = self.remove_package(id);
-        let PackageState::Committed { worker, owner, lease, receipt, outputs, checks } = package.state else {
+        let PackageState::Committed { worker, owner, lease, receipt, outputs, taken_ms, checks } =
+            package.state
+        else {
             panic!("{CORRUPT}")
         };
         // The owner of a cancelled job pays without waiting for the checks. That proves nothing, so it earns no trust.
@@ -661,6 +834,20 @@ impl State {
         let accepted = AcceptedRun { count, worker, receipt, outputs, checked };
         let before = job.accepted.insert(package.run.first, accepted);
         assert!(before.is_none(), "{CORRUPT}");
+        let job = &self.jobs[&package.job];
+        let reference_ns = self.params.reference_ns(job.spec.stage_of(package.run.first));
+        let work_ns = u128::from(reference_ns) * u128::from(count);
+        self.count_work(owner, Role::Worker, work_ns, pay.total(), self.at_ms);
+        if let Some(taken_ms) = taken_ms {
+            let job = self.jobs.get_mut(&package.job).expect(CORRUPT);
+            let own = &mut job.workers.entry(worker).or_default().calibration;
+            let speed = &mut self.workers.get_mut(&worker).expect(CORRUPT).speed;
+            speed.learn(&mut job.calibration, own, work_ns, taken_ms, &self.params);
+        }
+        let pace_ppm = self.workers[&worker].speed.pace_ppm();
+        let at_ms = self.at_ms;
+        self.owners.entry(owner).or_default().accepted(pace_ppm, at_ms);
+        self.appraise(worker);
         let entry = self.worker(worker);
         entry.units += u64::from(count);
         if verified {
@@ -673,7 +860,8 @@ impl State {
 
     fn reject(&mut self, id: PackageId, at_ms: u64) {
         let (package, decided) = self.remove_package(id);
-        let PackageState::Committed { worker, .. } = package.state else { panic!("{CORRUPT}") };
+        let PackageState::Committed { worker, owner, .. } = package.state else { panic!("{CORRUPT}") };
+        self.owners.entry(owner).or_default().failed();
         for check in decided {
             if let CheckState::Decided { worker: by, agrees: true, .. } = check.state {
                 self.worker(by).streak = 0;

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{JobId, PackageId, PublicKey, UnitRun};
 
-use crate::{State, WaitingRun, Work, Worker, reason::fits};
+use crate::{State, WaitingRun, Work, Worker};
 
 /// Devices that are kept for a stage whose units run at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -88,7 +88,7 @@ impl State {
             .providers
             .iter()
             .map(|key| (*key, &self.workers[key]))
-            .filter(|(_, worker)| fits(&stage.requirements, &worker.device).is_ok())
+            .filter(|(_, worker)| self.suits(worker, stage).is_ok())
             .map(|(key, worker)| (self.free_at_ms(worker, now_ms), key))
             .collect();
         if free.len() < needed {

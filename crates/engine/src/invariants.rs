@@ -26,8 +26,8 @@ impl fmt::Display for Violation {
 
 /// Every invariant the state breaks at `now_ms`.
 ///
-/// - I1: tokens are conserved: deposits = balances + escrow + treasury + burned.
-/// - I2: a job's money is conserved: escrowed = paid + treasury + burned + refunded + held, and an ended job holds nothing.
+/// - I1: tokens are conserved: deposits + emitted = balances + stake + escrow + treasury + burned.
+/// - I2: a job's money is conserved: escrowed = paid + royalties + treasury + burned + refunded + held, and an ended job holds nothing.
 /// - I3: a unit is accepted, and so paid, at most once, and every unit is in exactly one place.
 /// - I4: a unit is in at most one worker's hands for its first execution, and a check in at most one's.
 /// - I5: an accepted result is backed by a stored receipt.
@@ -47,19 +47,40 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     let escrowed = sum(&mut state.accounts.values().map(|a| a.escrowed));
     let held = sum(&mut state.jobs.values().map(|j| j.held()));
     let rest = sum(&mut [ledger.treasury, ledger.burned].into_iter());
-    expect(u128::from(ledger.deposited.0) == available + held + rest, "I1", &|| {
-        format!(
-            "deposited {} ≠ available {available} + held {held} + treasury and burned {rest}",
-            ledger.deposited
-        )
-    });
+    let stake = |of: fn(&crate::Account) -> Amount| {
+        state.accounts.values().map(|a| u128::from(of(a).0)).sum::<u128>()
+    };
+    let (bonded, unbonding) = (stake(|a| a.bonded), stake(|a| a.unbonding));
+    let listed = sum(&mut state.unbonding.values().copied());
+    expect(
+        bonded == u128::from(ledger.bonded.0)
+            && unbonding == u128::from(ledger.unbonding.0)
+            && unbonding == listed,
+        "I1",
+        &|| {
+            format!(
+                "{bonded} are bonded and {unbonding} unbonding, the ledger says {ledger:?}, {listed} are listed"
+            )
+        },
+    );
+    let rest = rest + bonded + unbonding;
+    expect(
+        u128::from(ledger.deposited.0) + u128::from(ledger.emitted.0) == available + held + rest,
+        "I1",
+        &|| {
+            format!(
+                "deposited {} ≠ available {available} + held {held} + treasury and burned {rest}",
+                ledger.deposited
+            )
+        },
+    );
     expect(held == u128::from(ledger.held.0) && held == escrowed, "I1", &|| {
         format!("jobs hold {held}, accounts' escrow is {escrowed}, the ledger says {}", ledger.held)
     });
 
     for (id, job) in &state.jobs {
         let m = &job.money;
-        let spent = sum(&mut [m.paid, m.treasury, m.burned, m.refunded].into_iter());
+        let spent = sum(&mut [m.paid, m.royalties, m.treasury, m.burned, m.refunded].into_iter());
         expect(spent <= u128::from(m.escrowed.0), "I2", &|| format!("{id} spent {spent} of {}", m.escrowed));
         let ended = job.state.ended();
         expect(!ended || job.held() == Amount::ZERO, "I2", &|| {
@@ -98,7 +119,7 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             for (stage, queue) in (0..).zip(&job.queues) {
                 let waiting: u64 = queue.waiting.iter().map(|run| run.count).sum();
                 expect(waiting == queue.waiting_units, "I3", &|| format!("{id} has {waiting} units waiting"));
-                let runnable = state.runnable.contains(&(*id, stage)) != queue.waiting.is_empty();
+                let runnable = state.queue.contains(&(*id, stage)) != queue.waiting.is_empty();
                 expect(runnable, "I8", &|| {
                     format!("{id} is in the queue without units, or the other way round")
                 });
@@ -117,13 +138,13 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         }
     }
 
-    for (id, number) in &state.runnable {
+    for (id, number) in state.queue.iter() {
         let spec = &state.jobs[id].spec;
         let listed = [state.gangs.contains(&(*id, *number)), state.pressing.contains(&(*id, *number))];
         let wanted = [spec.stages[*number as usize].devices > 1, spec.priority >= Priority::High];
         expect(listed == wanted, "I8", &|| format!("stage {number} of {id} is listed as {listed:?}"));
     }
-    let listed = state.gangs.union(&state.pressing).all(|entry| state.runnable.contains(entry));
+    let listed = state.gangs.union(&state.pressing).all(|entry| state.queue.contains(entry));
     expect(listed, "I8", &|| "a stage is listed that does not wait".into());
     for (worker, lease) in &state.offered {
         let held = state.leases.get(lease).is_some_and(|lease| lease.worker == *worker);
@@ -173,6 +194,19 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         let compares = matches!(check.state, CheckState::Comparing { .. });
         expect(compares == state.comparing.contains(id), "I8", &|| format!("{id} is compared, or is it?"));
     }
+    expect(state.queue.is_consistent(), "I8", &|| "the queue and its index disagree".to_owned());
+    let mut values = BTreeMap::<_, u64>::new();
+    for lease in state.leases.values() {
+        *values.entry(lease.owner).or_default() += state.value_held(lease).0;
+    }
+    for (owner, provider) in &state.owners {
+        let value = values.get(owner).copied().unwrap_or(0);
+        expect(provider.held.0 == value, "I8", &|| format!("{owner} holds {value}, not {}", provider.held));
+        let overstating = state.workers.values().filter(|worker| worker.counted == Some(*owner)).count();
+        expect(overstating == provider.overstating as usize, "I8", &|| {
+            format!("{owner} has {overstating} workers that overstate")
+        });
+    }
     let mut planned = BTreeMap::<JobId, u64>::new();
     for check in state.checks.values().filter(|check| !check.verifier_only) {
         let price = state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
@@ -188,6 +222,9 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         expect(state.worker_reason(*key, now_ms).is_some(), "I7", &|| format!("{key} has no reason"));
         let heard = state.heard.contains(&(worker.seen_at_ms, *key));
         expect(heard == worker.gone.is_none(), "I8", &|| format!("{key} is gone, or is it?"));
+        expect(state.supply.contains(key) == worker.provides(), "I8", &|| {
+            format!("{key} is counted, or is it?")
+        });
         let provides = state.providers.contains(key);
         expect(provides == worker.provides(), "I8", &|| format!("{key} provides, or does it?"));
     }

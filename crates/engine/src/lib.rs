@@ -26,8 +26,17 @@ mod invariants;
 mod matching;
 mod params;
 mod preempt;
+mod price;
+mod queue;
+mod ratio;
 mod reason;
+mod reputation;
+mod rewards;
+mod score;
+mod speed;
+mod stake;
 mod state;
+mod supply;
 pub mod v1;
 
 pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
@@ -38,9 +47,17 @@ pub use event::{
 };
 pub use gang::Reservation;
 pub use invariants::{Violation, violations};
-pub use params::Params;
+pub use params::{ParamError, Params};
 pub use preempt::Promise;
+pub use price::{Forecasts, Quote, StageQuote};
+pub use queue::StageId;
+pub use ratio::{PPM, log2_1p_ppm};
 pub use reason::{JobReason, Misfit, WorkerReason, fits};
+pub use reputation::{NRS_MAX_MILLI, Provider, Reputation, ServiceRank};
+pub use rewards::{divide, emission};
+pub use score::{AHEAD_MAX, ScoreTerms, Standing, stake_ppm};
+pub use speed::{Calibration, Speed, package_us};
+pub use stake::multiplier_ppm;
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
     Package, PackageState, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts, WaitingRun,

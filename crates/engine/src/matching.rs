@@ -1,12 +1,22 @@
 //! What a worker is given: a question to the state, asked when it requests work and when somebody wants to know why it idles.
 //!
 //! A worker pulls. Checks come before new units, because a committed package is paid only when they are done; jobs are
-//! served in the order they came. A worker gets nothing it cannot run, no check of its own owner's work, and no units that
-//! it failed while somebody else could take them.
+//! served by their [`score`](crate::score), and of about equal ones the worker gets the one that it is most at home with. A
+//! worker gets nothing it cannot run or that pays less than it asks, no check of its own owner's work, and no units that it
+//! failed while somebody else could take them.
 
-use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+use std::cmp::Reverse;
 
-use crate::{Check, PackageState, Stage, StageQueue, State, WaitingRun, Work, Worker, reason::fits};
+use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+
+use crate::{
+    Check, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work, Worker,
+    queue::Segment,
+    ratio::scale,
+    reason::{Misfit, fits},
+    score::rank_span,
+    stake::value_max,
+};
 
 /// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
 /// search.
@@ -14,6 +24,21 @@ const CHECKS_SCANNED_MAX: usize = 256;
 
 /// Packages of one job that a worker may hold before anybody knows how long a unit takes: one to run, one to go on with.
 const UNKNOWN_PACKAGES_MAX: usize = 2;
+
+/// How much faster or slower than others a worker is believed to be when its packages are sized.
+const FASTER_MAX: u64 = 16;
+
+/// How well a worker and a stage go together; the greater, the better.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Affinity {
+    /// It ran the program lately, so it has its blobs and pipelines.
+    recent: bool,
+    /// Rendezvous hashing: workers that choose by the same hash of themselves and the program spread the programs evenly, and
+    /// one that comes or goes changes nobody else's choice.
+    rendezvous: u8,
+    /// Fewer units of the job in workers' hands.
+    idle: Reverse<u64>,
+}
 
 /// Work for a worker.
 pub(crate) struct Grant {
@@ -53,28 +78,110 @@ impl State {
             return None;
         }
         let promised = worker.promise.filter(|promise| now_ms < promise.until_ms).map(|promise| promise.job);
-        let promised = promised.into_iter().flat_map(|job| self.runnable.range((job, 0)..=(job, u32::MAX)));
-        promised.chain(&self.runnable).find_map(|(id, number)| {
-            let job = &self.jobs[id];
-            let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
-            fits(&stage.requirements, &worker.device).ok()?;
-            if stage.devices > 1 || unwanted(*id) || self.holds_enough(worker, *id, queue) {
-                return None;
+        let promised = promised.into_iter().filter(|job| !unwanted(*job));
+        let promised = promised.flat_map(|job| self.queue.stages_of(job));
+        let mut promised = promised.filter_map(|id| self.package_for(key, worker, *id, backfill_us));
+        if let Some(grant) = promised.next() {
+            return Some(grant);
+        }
+        // Of those that are worth about as much as the best one, the one that is most at home here.
+        let band = rank_span(self.params.affinity_band_ppm, &self.params);
+        let mut best: Option<(i128, Affinity, Grant)> = None;
+        let segments = |segment: &Segment| self.may_pass(worker, segment);
+        for candidate in self.queue.candidates(now_ms, &self.params, segments) {
+            if best.as_ref().is_some_and(|(rank, ..)| candidate.rank < rank - band) {
+                break;
             }
-            let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
-            let mut count = self.package_units(stage, queue, run);
-            if let Some(us) = backfill_us {
-                let fit = us / self.unit_us_estimate(*id, run.first);
-                count = count.min(u32::try_from(fit).unwrap_or(u32::MAX));
+            if unwanted(candidate.stage.0) {
+                continue;
             }
-            if count == 0 {
-                return None;
+            let Some(grant) = self.package_for(key, worker, candidate.stage, backfill_us) else { continue };
+            let affinity = self.affinity(key, worker, candidate.stage);
+            match &mut best {
+                None => best = Some((candidate.rank, affinity, grant)),
+                Some((_, chosen, with)) if affinity > *chosen => (*chosen, *with) = (affinity, grant),
+                Some(_) => {}
             }
-            let package = PackageId(self.next.package + 1);
-            let work = Work::Package { package, job: *id, run: UnitRun { first: run.first, count } };
-            let time_ms_max = stage.time_ms_max;
-            Some(Grant { work, generation: run.attempts + 1, units: count.into(), time_ms_max })
-        })
+            if affinity.recent {
+                break;
+            }
+        }
+        best.map(|(_, _, grant)| grant)
+    }
+
+    /// Whether a worker may find something in a segment of the queue.
+    fn may_pass(&self, worker: &Worker, segment: &Segment) -> bool {
+        let limits = &worker.device.limits;
+        segment.storage_buffer_bytes_min <= limits.storage_buffer_bytes_max
+            && segment.storage_buffers <= limits.storage_buffers_max
+            && worker.offer.ask.0 <= segment.rate_max
+            && segment.features.iter().all(|feature| worker.device.features.contains(feature))
+    }
+
+    /// A package of a stage for a worker, if it may have one.
+    fn package_for(
+        &self,
+        key: PublicKey,
+        worker: &Worker,
+        (id, number): StageId,
+        backfill_us: Option<u64>,
+    ) -> Option<Grant> {
+        let job = &self.jobs[&id];
+        let (stage, queue) = (&job.spec.stages[number as usize], &job.queues[number as usize]);
+        self.suits(worker, stage).ok()?;
+        if stage.devices > 1 || self.holds_enough(worker, id, queue) {
+            return None;
+        }
+        let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
+        let mut count = self.package_units(worker, stage, queue, run);
+        if let Some(us) = backfill_us {
+            let fit = us / self.unit_us_estimate(id, run.first);
+            count = count.min(u32::try_from(fit).unwrap_or(u32::MAX));
+        }
+        if count == 0 {
+            return None;
+        }
+        let package = PackageId(self.next.package + 1);
+        let work = Work::Package { package, job: id, run: UnitRun { first: run.first, count } };
+        let time_ms_max = stage.time_ms_max;
+        Some(Grant { work, generation: run.attempts + 1, units: count.into(), time_ms_max })
+    }
+
+    /// Whether a worker can run a stage, wants to for what it pays, and may hold at least one unit of it.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Misfit`].
+    pub fn suits(&self, worker: &Worker, stage: &Stage) -> Result<(), Misfit> {
+        fits(&stage.requirements, &worker.device)?;
+        let (asks, pays) = (worker.offer.ask, Amount(self.params.rate(stage)));
+        if asks > pays {
+            return Err(Misfit::Price { asks, pays });
+        }
+        let left = self.value_left(worker.owner);
+        if stage.unit_price > left {
+            return Err(Misfit::Stake { value: stage.unit_price, left });
+        }
+        Ok(())
+    }
+
+    /// Value of the units that an owner's workers may still take.
+    fn value_left(&self, owner: PublicKey) -> Amount {
+        let held = self.owners.get(&owner).map_or(Amount::ZERO, |provider| provider.held);
+        Amount(value_max(self.bonded(owner), &self.params).0.saturating_sub(held.0))
+    }
+
+    /// How well a worker and a stage go together.
+    fn affinity(&self, key: PublicKey, worker: &Worker, (id, number): StageId) -> Affinity {
+        let job = &self.jobs[&id];
+        let manifest = &job.spec.stages[number as usize].manifest;
+        let hash = Hash::of_parts(&[&key.0, &manifest.0]);
+        Affinity {
+            recent: worker.recent.contains(manifest),
+            // The two highest bits: a quarter of the workers prefers each program, and load decides among them.
+            rendezvous: hash.0[0] >> 6,
+            idle: Reverse(job.leased_units),
+        }
     }
 
     /// Whether a worker's next request brings it work.
@@ -130,10 +237,17 @@ impl State {
 
     /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
     pub(crate) fn may_run(&self, key: PublicKey, stage: &Stage, run: &WaitingRun) -> bool {
-        !run.avoid.contains(&key)
-            || !self.providers.iter().any(|other| {
-                !run.avoid.contains(other) && fits(&stage.requirements, &self.workers[other].device).is_ok()
+        if !run.avoid.contains(&key) {
+            return true;
+        }
+        let rate = Amount(self.params.rate(stage));
+        let avoided = run.avoid.iter().filter(|other| {
+            let other = (self.supply.contains(other)).then(|| &self.workers[other]);
+            other.is_some_and(|other| {
+                fits(&stage.requirements, &other.device).is_ok() && other.offer.ask <= rate
             })
+        });
+        self.supply.count_for(&stage.requirements, rate) <= avoided.count() as u64
     }
 
     /// Whether a worker may make this check.
@@ -156,19 +270,24 @@ impl State {
             && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
     }
 
-    /// How many units of a waiting run make a package: what takes about `package_target_ms`, but never so many that other
-    /// workers would wait for one to finish.
-    fn package_units(&self, stage: &Stage, queue: &StageQueue, run: &WaitingRun) -> u32 {
+    /// How many units of a waiting run make a package: what keeps this worker's device busy
+    /// ([`package_us`](crate::package_us)), but never so many that other workers would wait for one to finish, and no more than
+    /// its owner's stake allows.
+    fn package_units(&self, worker: &Worker, stage: &Stage, queue: &StageQueue, run: &WaitingRun) -> u32 {
         let wanted = match (stage.package_units, queue.unit_us()) {
             (Some(units), _) => u64::from(units),
             (None, None) => 1,
             (None, Some(unit_us)) => {
-                let by_time = self.params.package_target_ms * 1_000 / unit_us.max(1);
-                let workers = self.providers.len().max(1) as u64;
+                let workers = self.supply.len().max(1) as u64;
+                // A unit takes a fast device less than the others.
+                let (own, all) = (worker.speed.ppm(&self.params), self.supply.capacity_ppm());
+                let faster = scale(own, PPM * workers, all).clamp(PPM / FASTER_MAX, PPM * FASTER_MAX);
+                let by_time = scale(worker.package_us(&self.params), faster, PPM * unit_us.max(1));
                 let by_share = queue.waiting_units.div_ceil(2 * workers);
                 by_time.min(by_share).clamp(1, self.params.package_units_max.into())
             }
         };
-        u32::try_from(wanted.min(run.count)).unwrap_or(u32::MAX)
+        let allowed = self.value_left(worker.owner).0.checked_div(stage.unit_price.0).unwrap_or(u64::MAX);
+        u32::try_from(wanted.min(run.count).min(allowed)).unwrap_or(u32::MAX)
     }
 }

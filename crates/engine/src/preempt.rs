@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{JobId, LeaseId, PublicKey};
 
-use crate::{Priority, State, reason::fits};
+use crate::{Priority, State};
 
 /// Devices reclaimed for one stage at a time.
 const DEVICES_MAX: u64 = 16;
@@ -38,7 +38,7 @@ impl State {
         let entry = &self.jobs[&job];
         let (stage, queue) = (&entry.spec.stages[number as usize], &entry.queues[number as usize]);
         let suits = |key: PublicKey| {
-            fits(&stage.requirements, &self.workers[&key].device).is_ok()
+            self.suits(&self.workers[&key], stage).is_ok()
                 && queue.waiting.iter().any(|run| self.may_run(key, stage, run))
         };
         let all = |class| self.classes.range((class, LeaseId(0))..=(class, LeaseId(u64::MAX)));

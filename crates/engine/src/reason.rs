@@ -1,7 +1,7 @@
 //! Why jobs wait and workers idle: values with the numbers that matter, computed from the state when somebody asks, so that
 //! they are never out of date. The shell renders them to words.
 
-use protocol::{DeviceFacts, JobId, PublicKey};
+use protocol::{Amount, DeviceFacts, JobId, PublicKey};
 
 use crate::{CheckState, Job, JobState, LeaveCause, Requirements, State};
 
@@ -24,6 +24,20 @@ pub enum Misfit {
     },
     /// A WebGPU feature is missing.
     Feature(String),
+    /// The job pays less than the worker asks.
+    Price {
+        /// For a reference second.
+        asks: Amount,
+        /// For a reference second.
+        pays: Amount,
+    },
+    /// A unit is worth more than the owner's stake lets it hold.
+    Stake {
+        /// Of the unit.
+        value: Amount,
+        /// What the owner's workers may still take.
+        left: Amount,
+    },
 }
 
 /// Whether a device can run a job, and what it lacks if not.
@@ -209,13 +223,12 @@ impl State {
             return JobReason::NoWorkers;
         }
         let waiting = || job.spec.stages.iter().zip(&job.queues).filter(|(_, queue)| queue.waiting_units > 0);
-        let fits_some = |worker: &crate::Worker| {
-            waiting().any(|(stage, _)| fits(&stage.requirements, &worker.device).is_ok())
-        };
+        let fits_some =
+            |worker: &crate::Worker| waiting().any(|(stage, _)| self.suits(worker, stage).is_ok());
         let mut fitting: Vec<_> = online.iter().filter(|(_, worker)| fits_some(worker)).collect();
         if fitting.is_empty() {
             let (stage, _) = waiting().next().expect("some units wait");
-            let lacks = fits(&stage.requirements, &online[0].1.device).expect_err("no worker fits");
+            let lacks = self.suits(online[0].1, stage).expect_err("no worker fits");
             return JobReason::NoWorkerFits { online: count, lacks };
         }
         if waiting().all(|(stage, _)| stage.devices > 1) {
@@ -225,7 +238,7 @@ impl State {
         fitting.retain(|(key, worker)| {
             waiting().any(|(stage, queue)| {
                 stage.devices == 1
-                    && fits(&stage.requirements, &worker.device).is_ok()
+                    && self.suits(worker, stage).is_ok()
                     && queue.waiting.iter().any(|run| self.may_run(*key, stage, run))
             })
         });
@@ -301,15 +314,15 @@ impl State {
             return Some(WorkerReason::VerifierStandby { checks });
         }
         let (mut lacks, mut failed) = (None, false);
-        for (id, number) in &self.runnable {
+        for (id, number) in self.queue.iter() {
             let job = &self.jobs[id];
             let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
-            match fits(&stage.requirements, &worker.device) {
+            match self.suits(worker, stage) {
                 Err(misfit) => lacks = lacks.or(Some(misfit)),
                 Ok(()) => failed |= !queue.waiting.iter().any(|run| self.may_run(key, stage, run)),
             }
         }
-        let jobs = self.runnable.len() as u64;
+        let jobs = self.queue.len() as u64;
         if failed {
             return Some(WorkerReason::OnlyFailedUnits { jobs });
         }

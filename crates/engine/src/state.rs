@@ -8,10 +8,18 @@ use protocol::{
     WorkerOffer,
 };
 
-use crate::{Event, JobSpec, LeaveCause, Params, Priority, Promise, Reservation, Work};
+use crate::{
+    Calibration, Event, JobSpec, LeaveCause, Params, Priority, Promise, Provider, Reservation, Speed,
+    Standing, Work,
+    price::{Demand, Forecasts},
+    queue::Queue,
+    rewards::Epoch,
+    stake::Unbonding,
+    supply::Supply,
+};
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 /// The state of one market.
 ///
@@ -35,9 +43,20 @@ pub struct State {
     pub(crate) closed: BTreeMap<LeaseId, Closed>,
     pub(crate) idempotency: BTreeMap<Hash, Remembered>,
     pub(crate) idempotency_order: VecDeque<Hash>,
+    /// When the market was founded.
+    pub(crate) founded_ms: u64,
+    /// When the last event was decided.
+    pub(crate) at_ms: u64,
+    /// What is known of the owners of workers.
+    pub(crate) owners: BTreeMap<PublicKey, Provider>,
+    /// Stake on its way back.
+    pub(crate) unbonding: BTreeMap<Unbonding, Amount>,
+    pub(crate) epoch: Epoch,
+    pub(crate) demand: Demand,
+    pub(crate) forecasts: Forecasts,
     // Indices.
     /// Stages of jobs that have waiting units.
-    pub(crate) runnable: BTreeSet<(JobId, u32)>,
+    pub(crate) queue: Queue,
     /// Those of them whose units run at the same time.
     pub(crate) gangs: BTreeSet<(JobId, u32)>,
     /// Those of them that may reclaim devices.
@@ -46,6 +65,8 @@ pub struct State {
     pub(crate) classes: BTreeSet<(Priority, LeaseId)>,
     /// Leases whose workers did not ask for them and have not fetched them yet.
     pub(crate) offered: BTreeSet<(PublicKey, LeaseId)>,
+    /// What the providers offer together.
+    pub(crate) supply: Supply,
     pub(crate) waiting_checks: BTreeSet<CheckId>,
     /// The same by job, so that one job whose checks nobody can make does not stand before the others'.
     pub(crate) job_checks: BTreeSet<(JobId, CheckId)>,
@@ -59,7 +80,7 @@ pub struct State {
     pub(crate) providers: BTreeSet<PublicKey>,
 }
 
-/// All money there is. `deposited = Σ available + held + treasury + burned`.
+/// All money there is. `deposited + emitted = Σ (available + bonded + unbonding) + held + treasury + burned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Ledger {
     /// All that ever came in.
@@ -76,6 +97,14 @@ pub struct Ledger {
     pub burned: Amount,
     /// Ever refunded.
     pub refunded: Amount,
+    /// Ever paid as royalties.
+    pub royalties: Amount,
+    /// Ever made as rewards.
+    pub emitted: Amount,
+    /// Set aside by accounts.
+    pub bonded: Amount,
+    /// On its way back to them.
+    pub unbonding: Amount,
 }
 
 /// One wallet.
@@ -89,6 +118,14 @@ pub struct Account {
     pub earned: Amount,
     /// All its jobs ever paid.
     pub spent: Amount,
+    /// Set aside as stake.
+    pub bonded: Amount,
+    /// Stake on its way back.
+    pub unbonding: Amount,
+    /// Wishes to unbond that are under way.
+    pub(crate) unbondings: u32,
+    /// All rewards it ever got.
+    pub rewarded: Amount,
 }
 
 /// A key that acts for a wallet.
@@ -158,6 +195,14 @@ pub struct Job {
     pub workers: BTreeMap<PublicKey, JobWorker>,
     /// Committed packages.
     pub committed: BTreeSet<PackageId>,
+    /// The terms of its score that do not change.
+    pub standing: Standing,
+    /// When units of it were last given out; its submission before that.
+    pub served_at_ms: u64,
+    /// How long its units take against what it says.
+    pub calibration: Calibration,
+    /// How long it was expected to take at its submission.
+    pub expected_ms: Option<u64>,
     /// When it was submitted.
     pub submitted_at_ms: u64,
     /// When it ended.
@@ -202,7 +247,7 @@ impl Job {
     /// What the job still holds.
     pub fn held(&self) -> Amount {
         let m = &self.money;
-        Amount(m.escrowed.0 - m.paid.0 - m.treasury.0 - m.burned.0 - m.refunded.0)
+        Amount(m.escrowed.0 - m.paid.0 - m.royalties.0 - m.treasury.0 - m.burned.0 - m.refunded.0)
     }
 
     /// What it could still spend on further checks: what it holds less what its unfinished units and planned checks need.
@@ -253,6 +298,8 @@ pub struct JobMoney {
     pub treasury: Amount,
     /// Burned.
     pub burned: Amount,
+    /// Paid as royalties.
+    pub royalties: Amount,
     /// Returned.
     pub refunded: Amount,
 }
@@ -283,6 +330,10 @@ pub struct JobWorker {
     pub paid: Amount,
     /// Time on its device, by its receipts.
     pub device_us: u64,
+    /// Its part in the job's calibration.
+    pub calibration: Calibration,
+    /// What the job's owner thinks of it.
+    pub stars: Option<u8>,
 }
 
 /// What a worker is doing.
@@ -333,6 +384,14 @@ pub struct Worker {
     pub rejected: u64,
     /// The job that its device was reclaimed for.
     pub promise: Option<Promise>,
+    /// How fast it is.
+    pub speed: Speed,
+    /// When it last committed to something.
+    pub(crate) committed_at_ms: u64,
+    /// The owner in whose record it counts as overstating.
+    pub(crate) counted: Option<PublicKey>,
+    /// Manifests it ran last, the latest first.
+    pub(crate) recent: VecDeque<Hash>,
 }
 
 impl Worker {
@@ -389,6 +448,8 @@ pub enum PackageState {
         receipt: Hash,
         /// Each unit's outputs.
         outputs: Vec<Vec<OutputCommitment>>,
+        /// How long the worker had it to itself, in milliseconds; nothing when nobody knows.
+        taken_ms: Option<u64>,
         /// Its checks, in the order they were drawn.
         checks: Vec<CheckId>,
     },
@@ -650,7 +711,8 @@ impl State {
             .map(|(job, stage)| self.may_preempt_from_ms(*job, *stage).max(now_ms + 1_000))
             .min()
             .filter(|_| !self.classes.is_empty());
-        [lease, silence, verifier, preempt].into_iter().flatten().min()
+        let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
+        [lease, silence, verifier, preempt, unbonded, self.epoch_ends_ms()].into_iter().flatten().min()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {

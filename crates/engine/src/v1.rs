@@ -193,7 +193,7 @@ impl From<OldSpec> for crate::JobSpec {
 
 impl From<Split> for crate::Split {
     fn from(Split { provider, treasury, burn }: Split) -> Self {
-        Self { provider, treasury, burn }
+        Self { provider, royalty: Amount::ZERO, treasury, burn }
     }
 }
 
@@ -206,7 +206,7 @@ impl From<Old> for Event {
                 Self::SessionDelegated { wallet, session, expires_at_ms }
             }
             Old::JobSubmitted { job, owner, spec, escrow, key } => {
-                Self::JobSubmitted { job, owner, spec: spec.into(), escrow, key }
+                Self::JobSubmitted { job, owner, spec: spec.into(), escrow, expected_ms: None, key }
             }
             Old::WorkerAnnounced { worker, owner, instance, device, version } => {
                 Self::WorkerAnnounced { worker, owner, instance, device, version, offer: Default::default() }

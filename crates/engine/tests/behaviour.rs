@@ -227,14 +227,16 @@ fn a_unit_that_always_fails_is_parked_with_the_reason() {
 fn money_that_is_not_there_is_not_spent() {
     let mut world = world(&[]);
     let submission = |units, budget| {
-        let submission = Submission { owner: CLIENT, spec: spec(units, AUDIT), budget, key: None };
+        let submission =
+            Submission { owner: CLIENT, spec: spec(units, AUDIT), quoted: vec![], budget, key: None };
         Command::Submit(submission.into())
     };
     let refused = world.run(submission(1_000_000, None)).expect_err("too dear");
     let (needed, available) = (Amount(2_002_000_000), Amount(1_000_000_000));
     assert_eq!(refused, Rejection::BalanceTooLow { needed, available });
     let refused = world.run(submission(10, Some(Amount(20_000)))).expect_err("over budget");
-    assert_eq!(refused, Rejection::OverBudget { needed: Amount(20_020), budget: Amount(20_000) });
+    let Rejection::OverBudget { needed, budget, quote } = refused else { panic!("{refused:?}") };
+    assert_eq!((needed, budget, quote.escrow), (Amount(20_020), Amount(20_000), Some(needed)));
     let deposit = Command::Deposit { account: CLIENT, amount: Amount(u64::MAX / 2), key: None };
     assert_eq!(world.run(deposit), Err(Rejection::AmountTooLarge));
 }
@@ -244,7 +246,9 @@ fn a_repeated_key_gives_the_first_answer() {
     let mut world = world(&[]);
     let submit = |units, request: &[u8]| {
         let key = Some((Hash::of(b"key"), Hash::of(request)));
-        Command::Submit(Submission { owner: CLIENT, spec: spec(units, AUDIT), budget: None, key }.into())
+        Command::Submit(
+            Submission { owner: CLIENT, spec: spec(units, AUDIT), quoted: vec![], budget: None, key }.into(),
+        )
     };
     let first = world.run(submit(1, b"one")).expect("accepted").answer;
     let again = world.run(submit(1, b"one")).expect("accepted");
@@ -424,7 +428,7 @@ fn a_package_is_never_larger_than_its_receipt_may_be() {
     for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {
         let mut spec = spec(9_999, AUDIT);
         (spec.stages[0].package_units, spec.stages[0].unit_price) = (Some(package_units), Amount(0));
-        let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+        let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
         assert_eq!(world.run(Command::Submit(submission.into())).is_ok(), taken, "{package_units}");
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use plexus_engine::{
     Command, Event, JobSpec, Params, Policy, Priority, Release, SNAPSHOT_VERSION, State, v1, violations,
 };
-use protocol::Hash;
+use protocol::{Amount, Hash, WorkerOffer};
 use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
 use serde_json::{Value, json};
 
@@ -83,7 +83,36 @@ fn history() -> World {
     world.submit(urgent);
     world.advance(2_000);
     world.finish(&[key(3), key(4)]);
+    economics(&mut world);
     world
+}
+
+/// Stake and its way back, a rating, a refuted claim, an epoch and a change of parameters.
+fn economics(world: &mut World) {
+    world.run(Command::Bond { account: CLIENT, amount: Amount(1_000) }).expect("bonded");
+    world.run(Command::Unbond { account: CLIENT, amount: Amount(400) }).expect("unbonding");
+    let job = *world.state.jobs().keys().next_back().expect("there are jobs");
+    let worker =
+        *world.state.jobs()[&job].workers.iter().find(|(_, part)| part.units > 0).expect("somebody").0;
+    world.run(Command::Rate { job, by: CLIENT, worker, stars: 5 }).expect("rated");
+    let boaster = WorkerOffer { claimed_mflops: 10_000_000, ..WorkerOffer::default() };
+    world.announce_with(key(5), boaster);
+    world.announce(key(6));
+    let mut slow = spec(4, AUDIT);
+    slow.stages[0].work.flops = 1_000_000_000_000;
+    slow.stages[0].package_units = Some(1);
+    world.submit(slow);
+    while world.state.jobs().values().any(|job| !job.state.ended()) {
+        for worker in [key(5), key(6)] {
+            for lease in world.lease(worker, 1) {
+                world.advance(1_000);
+                world.commit(lease, 0).expect("taken");
+            }
+        }
+    }
+    let changes = vec![("base_price".to_owned(), 2_000_000)];
+    world.run(Command::SetParams { by: MARKET, changes }).expect("within bounds");
+    world.advance(7 * 24 * 3_600_000);
 }
 
 /// What the whole history left behind, in numbers that any version can name.
@@ -139,7 +168,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 24, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 31, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

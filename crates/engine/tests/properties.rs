@@ -136,7 +136,7 @@ proptest! {
                     (stage.unit_price, stage.package_units, stage.outputs_exact) = (Amount(price), package_units, vec![exact]);
                     stage.devices = devices;
                     spec.priority = priority;
-                    let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+                    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
                     let _ = world.run(Command::Submit(submission.into()));
                 }
                 Step::Lease { worker, packages } => {

@@ -876,6 +876,10 @@ fn kind(command: &Command) -> &'static str {
         Command::Release { .. } => "release",
         Command::Commit { .. } => "commit",
         Command::RecordOpinion { .. } => "record_opinion",
+        Command::Bond { .. } => "bond",
+        Command::Unbond { .. } => "unbond",
+        Command::Rate { .. } => "rate",
+        Command::SetParams { .. } => "set_params",
         Command::AdvanceTime => "advance_time",
         Command::Resume => "resume",
     }
@@ -1099,7 +1103,7 @@ mod tests {
             replicas: 1,
         };
         let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
-        let submission = engine::Submission { owner: ADA, spec, budget: None, key: None };
+        let submission = engine::Submission { owner: ADA, spec, quoted: vec![], budget: None, key: None };
         committer.decide(deposit(100), |_, _, _| ()).await.expect("room");
         committer.decide(Command::Submit(Box::new(submission)), |_, _, _| ()).await.expect("it fits");
         let leases = committer.query(|state, _| state.leases().len()).await.expect("durable");

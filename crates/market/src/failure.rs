@@ -157,6 +157,15 @@ fn rejection_code(rejection: &Rejection) -> (&'static str, &'static str) {
         Rejection::ReceiptInvalid(_) => {
             (code::RECEIPT_INVALID, "make the receipt from the lease as it was granted")
         }
+        Rejection::StakeTooLow { .. } => (code::BALANCE_TOO_LOW, "name a smaller amount"),
+        Rejection::StakeInvalid(_) | Rejection::ParamInvalid(_) => {
+            (code::REQUEST_INVALID, "correct the request")
+        }
+        Rejection::RatingInvalid(_) => {
+            (code::REQUEST_INVALID, "rate the workers that the job shows, with 1 to 5 stars")
+        }
+        Rejection::RatedBefore { .. } => (code::RATED_BEFORE, "a worker is rated once a job"),
+        Rejection::NotTheMarket => (code::FORBIDDEN, "log in with the market's key"),
         Rejection::CheckNotPending(_) => (code::REQUEST_INVALID, "the check was decided meanwhile"),
     }
 }

@@ -197,6 +197,18 @@ impl Projection {
             Event::UnitsParked { job, .. } => {
                 changes.jobs.insert(*job);
             }
+            Event::WorkerRated { job, worker, .. } => {
+                changes.jobs.insert(*job);
+                changes.workers.insert(*worker);
+            }
+            Event::ClaimRefuted { worker, .. } => {
+                changes.workers.insert(*worker);
+            }
+            Event::Bonded { .. }
+            | Event::Unbonding { .. }
+            | Event::Unbonded { .. }
+            | Event::EpochClosed { .. }
+            | Event::ParamsSet { .. } => {}
             Event::Founded { .. } | Event::SessionDelegated { .. } | Event::Resumed => {}
         }
     }

@@ -33,6 +33,18 @@ fn misfit(lacks: &Misfit) -> (String, BTreeMap<String, String>) {
             format!("{needed} storage buffers in one pass are needed, the device binds {offered}"),
             facts(&[("storage_buffers", needed.to_string()), ("device_buffers", offered.to_string())]),
         ),
+        Misfit::Price { asks, pays } => (
+            format!("{} tokens a compute second are asked, {} are paid", asks.to_tokens(), pays.to_tokens()),
+            facts(&[("asks", asks.to_string()), ("pays", pays.to_string())]),
+        ),
+        Misfit::Stake { value, left } => (
+            format!(
+                "a unit is worth {} tokens, the owner's stake lets it hold {} more",
+                value.to_tokens(),
+                left.to_tokens()
+            ),
+            facts(&[("value", value.to_string()), ("left", left.to_string())]),
+        ),
         Misfit::Feature(feature) => {
             (format!("the device lacks the feature {feature}"), facts(&[("feature", feature.clone())]))
         }

@@ -375,6 +375,10 @@ fn kind(command: &Command) -> &'static str {
         Command::Release { .. } => "release",
         Command::Commit { .. } => "commit",
         Command::RecordOpinion { .. } => "opinion",
+        Command::Bond { .. } => "bond",
+        Command::Unbond { .. } => "unbond",
+        Command::Rate { .. } => "rate",
+        Command::SetParams { .. } => "params",
         Command::AdvanceTime => "time",
         Command::Resume => "resume",
     }
@@ -399,6 +403,12 @@ fn refusal(rejection: &Rejection) -> &'static str {
         Rejection::LeaseStale { .. } => "lease_stale",
         Rejection::ReceiptDuplicate(_) => "receipt_duplicate",
         Rejection::ReceiptInvalid(_) => "receipt_invalid",
+        Rejection::StakeTooLow { .. } => "stake_too_low",
+        Rejection::StakeInvalid(_) => "stake_invalid",
+        Rejection::RatingInvalid(_) => "rating_invalid",
+        Rejection::RatedBefore { .. } => "rated_before",
+        Rejection::NotTheMarket => "not_the_market",
+        Rejection::ParamInvalid(_) => "param_invalid",
         Rejection::CheckNotPending(_) => "check_not_pending",
     }
 }

@@ -1175,7 +1175,7 @@ impl World<'_> {
     fn submission(&mut self, order: usize) {
         let (owner, spec) = (client(self.truth.orders[order].stream), self.specs[order].clone());
         let key = Some((order_key(order), order_key(order)));
-        let submission = Submission { owner, spec, budget: None, key };
+        let submission = Submission { owner, spec, quoted: vec![], budget: None, key };
         if let Ok(Answer::Job(job)) = self.decide(Command::Submit(submission.into())) {
             self.market.answer(Addressed::Client { order, job });
         }

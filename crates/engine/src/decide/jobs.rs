@@ -16,7 +16,7 @@ const PACKAGE_UNITS_MAX: u32 = 4_096;
 
 impl Deciding<'_> {
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
-        let Submission { owner, spec, budget, key } = submission;
+        let Submission { owner, mut spec, quoted, budget, key } = submission;
         if let Some((key, request)) = key
             && let Some(first) = self.state.idempotency.get(&key)
         {
@@ -45,24 +45,40 @@ impl Deciding<'_> {
                 return invalid("a quorum is 2 to 5 owners");
             }
         }
-        let iterations = spec.iterations_max();
-        let escrow = spec.stages.iter().try_fold(Amount::ZERO, |sum, stage| {
-            let copies = 1 + stage.policy.checks_per_unit();
-            let price = stage.unit_price.checked_mul(stage.units)?.checked_mul(copies)?;
-            sum.checked_add(price.checked_mul(iterations)?)
-        });
+        if quoted.iter().any(|stage| *stage as usize >= spec.stages.len()) {
+            return invalid("a price is asked for a stage that is not there");
+        }
+        if let Some(royalty) = spec.royalty
+            && (royalty.bps == 0 || royalty.bps > self.state.params.royalty_bps_max)
+        {
+            return Err(Rejection::SpecInvalid(format!(
+                "a royalty is 1 to {} basis points",
+                self.state.params.royalty_bps_max
+            )));
+        }
+        if let Some(royalty) = &mut spec.royalty {
+            // As with deposits: a session key could never spend it.
+            let session = self.state.sessions.get(&royalty.account);
+            royalty.account = session.map_or(royalty.account, |session| session.wallet);
+        }
+        let quote = self.state.quote(&spec, &quoted, self.now_ms);
+        for stage in &quoted {
+            spec.stages[*stage as usize].unit_price = quote.stages[*stage as usize].unit_price;
+        }
+        let escrow = quote.escrow;
         let Some(escrow) = escrow else { return Err(Rejection::AmountTooLarge) };
         if let Some(budget) = budget
             && escrow > budget
         {
-            return Err(Rejection::OverBudget { needed: escrow, budget });
+            return Err(Rejection::OverBudget { needed: escrow, budget, quote: quote.into() });
         }
         let available = self.state.accounts.get(&owner).copied().unwrap_or_default().available;
         if escrow > available {
             return Err(Rejection::BalanceTooLow { needed: escrow, available });
         }
         let job = JobId(self.state.next.job + 1);
-        self.emit(Event::JobSubmitted { job, owner, spec, escrow, key });
+        let expected_ms = quote.wait_ms.zip(quote.run_ms).map(|(wait, run)| wait.saturating_add(run));
+        self.emit(Event::JobSubmitted { job, owner, spec, escrow, expected_ms, key });
         Ok(Answer::Job(job))
     }
 
@@ -124,9 +140,12 @@ impl Deciding<'_> {
         self.end_check_leases(id);
         self.pay_checks(id, true);
         let package = &self.state.packages[&id];
-        let price = self.state.jobs[&package.job].spec.stage_of(package.run.first).unit_price;
-        let total = Amount(price.0 * u64::from(package.run.count));
-        self.emit(Event::PackageAccepted { package: id, pay: Split::of(total, &self.state.params) });
+        let spec = &self.state.jobs[&package.job].spec;
+        let total = Amount(spec.stage_of(package.run.first).unit_price.0 * u64::from(package.run.count));
+        let pay = Split::of(total, spec.royalty_bps(), &self.state.params);
+        let PackageState::Committed { worker, .. } = package.state else { unreachable!("it has results") };
+        self.emit(Event::PackageAccepted { package: id, pay });
+        self.refute_claim(worker);
     }
 
     pub(super) fn end_check_leases(&mut self, id: protocol::PackageId) {
@@ -155,7 +174,7 @@ impl Deciding<'_> {
             }
             let price = self.state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
             let total = Amount(price.0 * check.units.len() as u64);
-            self.emit(Event::CheckPaid { check: check_id, pay: Split::of(total, &self.state.params) });
+            self.emit(Event::CheckPaid { check: check_id, pay: Split::of(total, 0, &self.state.params) });
         }
     }
 }

@@ -3,6 +3,7 @@
 mod devices;
 mod jobs;
 mod leases;
+mod market;
 mod receipts;
 mod settle;
 mod workers;
@@ -73,7 +74,12 @@ impl Deciding<'_> {
             Command::RecordOpinion { check, agrees, evidence } => {
                 self.record_opinion(check, agrees, evidence)
             }
+            Command::Bond { account, amount } => self.bond(account, amount),
+            Command::Unbond { account, amount } => self.unbond(account, amount),
+            Command::Rate { job, by, worker, stars } => self.rate(job, by, worker, stars),
+            Command::SetParams { by, changes } => self.set_params(by, &changes),
             Command::AdvanceTime => {
+                self.settle_accounts();
                 self.advance_time();
                 Ok(Answer::Done)
             }

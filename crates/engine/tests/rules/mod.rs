@@ -9,7 +9,7 @@ use plexus_engine::{
 };
 use protocol::{
     Amount, CheckId, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
-    Signature, UnitLeaf, WorkerKind, manifest::JobKind, package_root,
+    Signature, UnitLeaf, WorkerKind, WorkerOffer, manifest::JobKind, package_root,
 };
 
 pub const MARKET: PublicKey = PublicKey([255; 32]);
@@ -132,12 +132,16 @@ impl World {
     }
 
     pub fn announce(&mut self, worker: PublicKey) {
+        self.announce_with(worker, WorkerOffer::default());
+    }
+
+    pub fn announce_with(&mut self, worker: PublicKey, offer: WorkerOffer) {
         let command = Command::Announce {
             worker,
             instance: "one".into(),
             device: device(),
             version: "test".into(),
-            offer: Default::default(),
+            offer,
         };
         self.run(command).expect("the worker is accepted");
     }
@@ -148,7 +152,7 @@ impl World {
     }
 
     pub fn submit(&mut self, spec: JobSpec) -> JobId {
-        let submission = Submission { owner: CLIENT, spec, budget: None, key: None };
+        let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
         match self.run(Command::Submit(submission.into())).expect("the job is accepted").answer {
             Answer::Job(job) => job,
             other => panic!("{other:?}"),

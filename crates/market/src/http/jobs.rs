@@ -54,7 +54,7 @@ pub async fn submit(
     let manifest = app.blobs.put(request.manifest.to_bytes().into()).await?;
     let spec = spec(&request, &plan, manifest)?;
     let room = app.quotas.job(&app.committer, caller.account, spec.units(), key.map(|(key, _)| key)).await?;
-    let submission = Submission { owner: caller.account, spec, budget: request.budget, key };
+    let submission = Submission { owner: caller.account, spec, quoted: vec![], budget: request.budget, key };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => view::job(state, id, now),
