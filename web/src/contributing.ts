@@ -1,6 +1,6 @@
 // This tab's contribution. It lives outside the pages: looking at the network does not end it.
 
-import { browserKey, ed25519Available } from '@plexus/sdk';
+import { browserKey, ed25519Available, fromTokens, parseAmount } from '@plexus/sdk';
 import { type Command, type ContributorState, type Farewell, type Report, STOPPED } from '@plexus/sdk/worker';
 import { useEffect, useState } from 'preact/hooks';
 
@@ -50,7 +50,8 @@ class Contribution {
 
   start(): void {
     this.#worker ??= this.#spawn();
-    this.#send({ type: 'start', market: location.origin, instance: instance(), version: VERSION });
+    const terms = { instance: instance(), version: VERSION, ask: askedPay() };
+    this.#send({ type: 'start', market: location.origin, ...terms });
   }
 
   pause(): void {
@@ -58,7 +59,7 @@ class Contribution {
   }
 
   resume(): void {
-    this.#send({ type: 'resume' });
+    this.start();
   }
 
   stop(): void {
@@ -99,6 +100,27 @@ export function useContribution(): ContributorState {
     return contribution.subscribe(update);
   }, []);
   return state;
+}
+
+const ASK = 'plexus.ask';
+
+/** The least that a compute second must pay, in base units; kept for the next visit. */
+export function askedPay(): string {
+  try {
+    return String(parseAmount(localStorage.getItem(ASK) ?? '0'));
+  } catch {
+    return '0';
+  }
+}
+
+/** Sets it for the next start. Throws a `RangeError` on what is no amount of tokens. */
+export function askPay(tokens: string): void {
+  const amount = String(fromTokens(tokens));
+  try {
+    localStorage.setItem(ASK, amount);
+  } catch {
+    // A browser that keeps nothing asks for nothing.
+  }
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { afterEach, expect, test } from 'vitest';
 
-import type { InputSplit, Lease, Manifest, SignedReceipt } from '../src/api.js';
+import type { InputSplit, Lease, Manifest, SignedReceipt, UnitRun } from '../src/api.js';
 import { packageRoot, receiptBytes } from '../src/bytes.js';
 import { Client } from '../src/client.js';
 import { GpuError } from '../src/gpu/index.js';
@@ -31,6 +31,10 @@ class FakeMarket {
   readonly receipts: SignedReceipt[] = [];
   readonly blobs = new Map<string, Uint8Array<ArrayBuffer>>();
   readonly leases: Lease[] = [];
+  /** Of leases given out, and of those that covered the rest of one. */
+  readonly given = new Map<string, Lease>();
+  /** A market that takes no receipts for parts, as for checks. */
+  wholeOnly = false;
   readonly address = 'http://market.test';
   /** Answers instead of the ordinary one. */
   override: ((path: string, body: any) => Response | undefined) | undefined;
@@ -74,6 +78,23 @@ class FakeMarket {
     return hashes;
   }
 
+  /** Takes a receipt for the first units of its lease too, and goes on with a lease of the rest. */
+  #commit(signed: SignedReceipt) {
+    const { lease: id, units } = signed.receipt;
+    const lease = this.given.get(id) as Lease;
+    const [run] = lease.units as [UnitRun];
+    const left = run.count - units;
+    if (left > 0 && this.wholeOnly) {
+      const problem = { status: 422, code: 'receipt_invalid', detail: 'it covers a part', fix: '' };
+      return { status: 'refused', lease: id, problem };
+    }
+    this.receipts.push(signed);
+    if (left === 0) return { status: 'accepted', lease: id, paid: '7' };
+    const rest = { ...lease, id: `${id}0`, units: [{ first: String(Number(run.first) + units), count: left }] };
+    this.given.set(rest.id, rest);
+    return { status: 'accepted', lease: id, paid: '7', rest };
+  }
+
   fetch = async (url: any, init: any = {}): Promise<Response> => {
     const path = String(url).slice(this.address.length);
     const body = typeof init.body === 'string' ? JSON.parse(init.body) : init.body;
@@ -114,13 +135,11 @@ class FakeMarket {
             init.signal?.addEventListener('abort', () => reject(init.signal.reason));
           });
         }
+        for (const lease of this.leases.slice(0, 1)) this.given.set(lease.id, lease);
         return json({ leases: this.leases.splice(0, 1) });
       }
       case '/v1/receipts':
-        this.receipts.push(...body.receipts);
-        return json({
-          results: body.receipts.map((r: SignedReceipt) => ({ status: 'accepted', lease: r.receipt.lease, paid: '7' })),
-        });
+        return json({ results: body.receipts.map((receipt: SignedReceipt) => this.#commit(receipt)) });
     }
     if (path.endsWith('/heartbeat'))
       return json({ lost: [], reason: { code: 'no_work', text: 'There is no job.', facts: {} } });
@@ -167,7 +186,11 @@ afterEach(async () => {
   await Promise.all(running.splice(0).map((contributor) => contributor.stop()));
 });
 
-async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeDevice>) {
+async function contribute(
+  market: FakeMarket,
+  openDevice: () => Promise<ComputeDevice>,
+  options: { checkpointMs?: number } = {},
+) {
   const key = await signer();
   const client = new Client({ market: market.address, signer: key, fetch: market.fetch as typeof fetch });
   const farewells: (Farewell | undefined)[] = [];
@@ -177,6 +200,7 @@ async function contribute(market: FakeMarket, openDevice: () => Promise<ComputeD
     openDevice,
     blob: (hash) => client.blob(hash),
     instance: 'tab-1',
+    ...options,
     version: 'test/1',
     onFarewell: (farewell) => farewells.push(farewell),
     onState: (state) => {
@@ -317,7 +341,7 @@ test('every output is there before the receipt that names it', async () => {
   expect(market.receipts).toHaveLength(1);
 });
 
-test('a pause gives the package back and leaves; resume goes on', async () => {
+test('a pause commits what is finished, gives the rest back and leaves; resume goes on', async () => {
   const market = new FakeMarket();
   const lease = await market.addLease(1000);
   let go: () => void = () => {};
@@ -332,14 +356,77 @@ test('a pause gives the package back and leaves; resume goes on', async () => {
   go();
   await pausing;
   expect(contributor.state.phase).toBe('paused');
-  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}/release`);
+  expect(market.receipts[0]?.receipt).toMatchObject({ lease: lease.id, units: contributor.state.units });
+  const released = market.calls.find((call) => call.path === `/v1/leases/${lease.id}0/release`);
   expect(released?.body).toMatchObject({ generation: 3, cause: 'leaving' });
   expect(market.calls.at(-1)?.path).toMatch(/\/leave$/);
 
   await market.addLease(1);
   contributor.start();
+  await until(paid(2));
+  expect(market.receipts).toHaveLength(2);
+});
+
+test('a long package is committed in parts, each under the lease of what was left', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(40);
+  const device = adder(() => new Promise((resolve) => setTimeout(resolve, 5)));
+  const { contributor, until } = await contribute(market, async () => device, { checkpointMs: 20 });
+  contributor.start();
+  await until((state) => state.units === 40 && market.receipts.flatMap(({ units }) => units).length === 40);
+  expect(market.receipts.length).toBeGreaterThan(2);
+  const units = market.receipts.flatMap((signed) => signed.units.map(({ unit }) => Number(unit)));
+  expect(units).toEqual(Array.from({ length: 40 }, (_, i) => i));
+  expect(market.receipts.map(({ receipt }) => receipt.lease)).toEqual(
+    market.receipts.map((_, i) => lease.id + '0'.repeat(i)),
+  );
+  const deviceUs = market.receipts.reduce((sum, { receipt }) => sum + Number(receipt.device_us), 0);
+  expect(deviceUs).toBe(40 * 5);
+});
+
+test('where only the whole counts, the whole is committed', async () => {
+  const market = new FakeMarket();
+  market.wholeOnly = true;
+  await market.addLease(20);
+  const device = adder(() => new Promise((resolve) => setTimeout(resolve, 5)));
+  const { contributor, until } = await contribute(market, async () => device, { checkpointMs: 10 });
+  contributor.start();
   await until(paid(1));
-  expect(market.receipts).toHaveLength(1);
+  expect(market.receipts.map(({ units }) => units.length)).toEqual([20]);
+  expect(market.calls.filter(({ path }) => path === '/v1/receipts')).toHaveLength(2);
+});
+
+test('a package that the market wants back is committed in part, and the rest released', async () => {
+  const market = new FakeMarket();
+  const lease = await market.addLease(1000);
+  market.override = (path, body) => {
+    if (!path.endsWith('/heartbeat') || !body.leases.includes(lease.id)) return undefined;
+    return new Response(
+      JSON.stringify({ lost: [], yields: [lease.id], reason: { code: 'busy', text: '', facts: {} } }),
+    );
+  };
+  const device = adder(() => new Promise((resolve) => setTimeout(resolve, 5)));
+  const { contributor, until } = await contribute(market, async () => device);
+  contributor.start();
+  await until((state) => state.log.some((entry) => entry.kind === 'note'));
+  const { units } = contributor.state;
+  await market.addLease(1);
+  await until(paid(2));
+  const released = market.calls.find((call) => call.path.endsWith('/release'));
+  expect(released?.path).toBe(`/v1/leases/${lease.id}0/release`);
+  expect(released?.body).toMatchObject({ cause: 'leaving' });
+  expect(market.receipts.map((receipt) => receipt.units.length)).toEqual([units, 1]);
+});
+
+test('the announcement says what the device can do and what the tab asks', async () => {
+  const market = new FakeMarket();
+  const device = { ...adder(), claims: { claimed_mflops: '1500', memory_bytes: '64', flaws: [] } };
+  const { contributor, until } = await contribute(market, async () => device);
+  contributor.ask = '250';
+  contributor.start();
+  await until((state) => state.phase === 'waiting');
+  const announced = market.calls.find(({ path }) => path === '/v1/workers');
+  expect(announced?.body.offer).toEqual({ claimed_mflops: '1500', memory_bytes: '64', flaws: [], ask: '250' });
 });
 
 test('a unit that never ends costs the lease, and a new device computes', async () => {

@@ -1,8 +1,10 @@
 // The parts of the GPU runtime that need no GPU.
 
+import { readFileSync } from 'node:fs';
+
 import { expect, test } from 'vitest';
 
-import { GpuError, Tuner, readDeclarations } from '../src/gpu/index.js';
+import { GpuError, SPEED_WGSL, Tuner, readDeclarations } from '../src/gpu/index.js';
 
 test('bindings are read with their access', () => {
   const wgsl = `
@@ -55,4 +57,9 @@ test('the fastest accepted candidate stays', () => {
   expect(tried).toEqual([4, 8, 16, 32]);
   expect(tuner.settled).toBe(true);
   expect(tuner.best).toBe(8);
+});
+
+test('the tab measures with the native worker’s kernel', () => {
+  const native = readFileSync(new URL('../../../crates/gpu/src/speed.wgsl', import.meta.url), 'utf8');
+  expect(SPEED_WGSL).toBe(native);
 });

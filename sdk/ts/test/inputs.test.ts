@@ -127,3 +127,38 @@ test('requests run a little ahead of the unit that computes', async () => {
   await PackageInputs.open(large, [split(0, REQUEST_BYTES_MAX, REQUEST_BYTES_MAX)], run(0, 4));
   expect(large.asked).toHaveLength(2);
 });
+
+test('other units’ outputs are one input, one after the other', async () => {
+  const blobs: Record<string, Uint8Array<ArrayBuffer>> = {
+    a: Uint8Array.of(1, 2, 3),
+    b: new Uint8Array(),
+    c: Uint8Array.of(4),
+    d: Uint8Array.of(5, 6),
+  };
+  const asked: string[] = [];
+  const source = {
+    whole: async (hash: string) => {
+      asked.push(hash);
+      return blobs[hash] as Uint8Array<ArrayBuffer>;
+    },
+    length: async () => 0,
+    range: async () => new Uint8Array(),
+  };
+  const cases: [first: number, count: number, offset: string, expected: number[]][] = [
+    [0, 4, '0', [1, 2, 3, 4]],
+    [0, 4, '2', [3, 4, 5, 6]],
+    [0, 1, '1', [2, 3, 0, 0]],
+    [2, 2, '0', [4, 5, 6, 0]],
+    [0, 4, '18446744073709551615', [0, 0, 0, 0]],
+    [1, 0, '0', [0, 0, 0, 0]],
+  ];
+  const units = cases.map(([first, count, offset]) => ({ first, count, offset }));
+  const input = { blobs: ['a', 'b', 'c', 'd'], units, length: '4' };
+  const inputs = await PackageInputs.open(source, [input], run(0, cases.length));
+  for (const [position, [, , , expected]] of cases.entries()) {
+    expect([...((await inputs.unit(position))[0] ?? [])]).toEqual(expected);
+  }
+  expect(new Set(asked)).toEqual(new Set(['a', 'b', 'c', 'd']));
+  const beyond = { ...input, units: [{ first: 3, count: 2, offset: '0' }] };
+  await expect(PackageInputs.open(source, [beyond], run(0, 1))).rejects.toThrow(RangeError);
+});

@@ -1,9 +1,18 @@
 // One button between an idle GPU and paid work, and at every moment the reason why it earns or does not.
 
+import { parseAmount, toTokens } from '@plexus/sdk';
 import type { ContributorState, LogEntry, Phase } from '@plexus/sdk/worker';
 import { useEffect, useState } from 'preact/hooks';
 
-import { type Lack, contribution, findLacks, useContribution, walletAddress } from '../contributing.js';
+import {
+  type Lack,
+  askPay,
+  askedPay,
+  contribution,
+  findLacks,
+  useContribution,
+  walletAddress,
+} from '../contributing.js';
 import { clock, count, microseconds, sentence, tokens } from '../format.js';
 import { Fact } from '../parts.js';
 import { Link } from '../route.js';
@@ -28,6 +37,7 @@ export function Contribute() {
         {state.reason.code === 'gpu_unavailable' && <NoAdapter />}
         <Numbers state={state} />
         <Log entries={state.log} />
+        <Terms phase={state.phase} />
         <Wallet />
       </div>
     </div>
@@ -166,6 +176,47 @@ function Log({ entries }: { entries: LogEntry[] }) {
           </li>
         ))}
       </ol>
+    </section>
+  );
+}
+
+/** What this tab works for; told to the market with the next Start. */
+function Terms({ phase }: { phase: Phase }) {
+  const [text, setText] = useState(() => toTokens(parseAmount(askedPay())));
+  const [wrong, setWrong] = useState(false);
+  const change = (tokens: string) => {
+    setText(tokens);
+    try {
+      askPay(tokens);
+      setWrong(false);
+    } catch {
+      setWrong(true);
+    }
+  };
+  const idle = ['stopped', 'paused', 'failed'].includes(phase);
+  return (
+    <section aria-labelledby="terms-title">
+      <h2 id="terms-title">Your terms</h2>
+      <p>
+        <label>
+          Work only for jobs that pay at least{' '}
+          <input
+            type="text"
+            inputMode="decimal"
+            size={10}
+            value={text}
+            disabled={!idle}
+            aria-invalid={wrong}
+            onInput={(event) => change(event.currentTarget.value)}
+          />{' '}
+          tokens a compute second.
+        </label>
+      </p>
+      <p class="quiet small">
+        {wrong
+          ? 'That is not an amount of tokens, such as 0.05; the last one that was holds.'
+          : 'A compute second is what a device of 1 TFLOP/s does in a second. 0 takes every job. It changes while you do not contribute.'}
+      </p>
     </section>
   );
 }

@@ -4,4 +4,5 @@ export * from './bindings.js';
 export * from './device.js';
 export * from './error.js';
 export * from './program.js';
+export * from './speed.js';
 export * from './tuner.js';

@@ -1,15 +1,20 @@
 // The device as the contributor sees it: facts, and programs by the hash of their manifest.
 
-import type { DeviceFacts, Manifest } from '../api.js';
-import { type OpenOptions, Program, type UnitResult, openDevice } from '../gpu/index.js';
+import type { DeviceFacts, Manifest, WorkerOffer } from '../api.js';
+import { type Device, type OpenOptions, Program, type UnitResult, measure, openDevice } from '../gpu/index.js';
 import type { Hash } from '../hash.js';
 
 export interface ComputeProgram {
   run(inputs: readonly Uint8Array<ArrayBuffer>[]): Promise<UnitResult>;
 }
 
+/** What a worker claims for its device, beside its facts. */
+export type Claims = Pick<WorkerOffer, 'claimed_mflops' | 'memory_bytes' | 'flaws'>;
+
 export interface ComputeDevice {
   readonly facts: DeviceFacts;
+  /** Nothing is claimed without it. */
+  readonly claims?: Claims;
   /** Resolves when the device is gone. */
   readonly lost: Promise<Error>;
   /** The program of a manifest, prepared once and kept while it is used. */
@@ -21,15 +26,37 @@ export interface ComputeDevice {
   destroy(): void;
 }
 
+/** Device memory that a tab lends: browsers do not tell how much there is, and the page is not alone on the machine. */
+const MEMORY_BYTES = 2 * 1024 ** 3;
+
+/** Measured once a page: a device that was lost is the same when it comes back. */
+let measured: { adapter: string; claims: Claims } | undefined;
+
+async function claimsOf(device: Device): Promise<Claims> {
+  const { adapter, limits } = device.facts;
+  if (measured?.adapter !== adapter) {
+    const { mflops, flaws } = await measure(device).catch((error: unknown) => {
+      device.destroy();
+      throw error;
+    });
+    // A software adapter has two buffers' worth.
+    const bytes = Math.min(2 * Number(limits.buffer_bytes_max), MEMORY_BYTES);
+    measured = { adapter, claims: { claimed_mflops: String(mflops), memory_bytes: String(bytes), flaws } };
+  }
+  return measured.claims;
+}
+
 /** Programs that stay prepared. */
 const PROGRAMS_MAX = 8;
 
 /** Opens the WebGPU device. */
 export async function openWebGpu(options: OpenOptions = {}): Promise<ComputeDevice> {
   const device = await openDevice(options);
+  const claims = await claimsOf(device);
   const programs = new Map<Hash, Promise<Program>>();
   return {
     facts: device.facts,
+    claims,
     lost: device.lost,
     program(manifest, hash, blob) {
       let program = programs.get(hash);

@@ -13,6 +13,7 @@ import type {
   Reason,
   Receipt,
   ReleaseCause,
+  WorkerOffer,
 } from '../api.js';
 import { parseAmount, toTokens } from '../amount.js';
 import { packageRoot, parseU64, receiptBytes } from '../bytes.js';
@@ -36,6 +37,8 @@ export interface ContributorOptions {
   instance: string;
   /** Such as `plexus-web/0.1.0`. */
   version: string;
+  /** How often what is finished of a long package is committed, in milliseconds. */
+  checkpointMs?: number;
   onState: (state: ContributorState) => void;
   /** Told whenever the request changes that would end this worker at once. */
   onFarewell?: (farewell: Farewell | undefined) => void;
@@ -49,8 +52,10 @@ const UNITS_IN_FLIGHT = 2;
 const RECEIPTS_IN_FLIGHT = 2;
 /** The next package is asked for when the current one is expected to end within this time. */
 const PREFETCH_MS = 1_000;
-/** On Pause a package that ends within this time is finished, a longer one is given back. */
+/** On Pause a package that ends within this time is finished; of a longer one the rest is given back. */
 const FINISH_MS = 2_000;
+/** How often what is finished of a long package is committed: a tab that is closed loses no more than this. */
+const CHECKPOINT_MS = 5_000;
 const LOG_LENGTH = 60;
 const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
 const RATE_WINDOW_MS = 60_000;
@@ -62,19 +67,45 @@ const PATIENCE_MS = 300_000;
 const LENGTHS_MAX = 256;
 
 interface Package {
-  lease: Lease;
+  held: Held;
   takenAt: number;
   program: ComputeProgram;
   inputs: PackageInputs;
+  /** Of all its units, in order; later leases of it cover the last of them. */
+  units: bigint[];
   /** Ends its downloads. */
   closing: AbortController;
 }
 
-/** A lease in hand, until its receipt was answered. */
+/** A package in hand, until its last receipt was answered. */
 interface Held {
+  /** The lease that covers what is left: every receipt for a part ends one and begins another. */
   lease: Lease;
   lost: boolean;
+  /** Whether the market wants the device for another job. */
+  yields: boolean;
+  /** Whether a receipt for a part is on its way: its answer brings another lease. */
+  cutting: boolean;
 }
+
+/** What is computed of a package, by the unit's place in it. */
+interface Progress {
+  outputs: Promise<OutputCommitment[]>[];
+  deviceUs: number[];
+  /** The first place that no receipt covers, and the first that is not computed. */
+  from: number;
+  done: number;
+  /** When the units since `from` began, by both clocks. */
+  startedAtMs: number;
+  since: number;
+  /** Whether the market takes receipts for parts of this package. */
+  inParts: boolean;
+  /** A receipt for a part that is on its way. */
+  cutting: Promise<void> | undefined;
+}
+
+/** What became of a receipt for a part: the rest goes on, the market takes only the whole, or all is over. */
+type Cut = 'go_on' | 'whole_only' | 'over';
 
 /** A package that is no longer this worker's. */
 class Dropped extends Error {}
@@ -95,6 +126,8 @@ export class Contributor {
   #unitMs: number | undefined;
   #earnedAtStart: bigint | undefined;
   #logNumber = 0;
+  /** The least that a compute second must pay, in base units; told with the next announcement. */
+  ask = '0';
 
   constructor(options: ContributorOptions) {
     this.#options = options;
@@ -176,7 +209,8 @@ export class Contributor {
     });
     this.#update({ adapter: device.facts.adapter });
     const { instance, version } = this.#options;
-    const worker = await this.#client.announce({ instance, device: device.facts, version });
+    const offer: WorkerOffer = { ...device.claims, ask: this.ask };
+    const worker = await this.#client.announce({ instance, device: device.facts, version, offer });
     this.#update({ phase: 'waiting', reason: worker.reason });
     await this.#sayFarewell();
     const [workEnd, beatEnd] = [new AbortController(), new AbortController()];
@@ -207,7 +241,12 @@ export class Contributor {
         const answer = await this.#client.heartbeat({ instance: this.#options.instance, leases });
         for (const id of answer.lost) {
           const held = this.#held.get(id);
-          if (held) held.lost = true;
+          // While a receipt for a part is on its way the market may know the rest under another lease already.
+          if (held && !held.cutting) held.lost = true;
+        }
+        for (const id of answer.yields ?? []) {
+          const held = this.#held.get(id);
+          if (held) held.yields = true;
         }
         if (this.#state.phase === 'waiting') this.#update({ reason: answer.reason });
         await this.#refreshEarnings();
@@ -244,12 +283,12 @@ export class Contributor {
         if (!taken) continue;
         if (end.aborted) {
           taken.closing.abort();
-          await this.#release(taken.lease, 'leaving', 'the worker was paused');
+          await this.#release(taken.held, 'leaving', 'the worker was paused');
           break;
         }
         const computed = await this.#compute(taken, prefetch, end).finally(() => taken.closing.abort());
         if (!computed) continue;
-        const sending = this.#commit(taken, computed, end).finally(() => receipts.delete(sending));
+        const sending = this.#finish(taken, computed, end).finally(() => receipts.delete(sending));
         receipts.add(sending);
         while (receipts.size > RECEIPTS_IN_FLIGHT) await Promise.race(receipts);
       }
@@ -257,7 +296,7 @@ export class Contributor {
       poll.abort();
       const unused = await Promise.resolve(next).catch(() => undefined);
       unused?.closing.abort();
-      if (unused) await this.#release(unused.lease, 'leaving', 'the worker was paused');
+      if (unused) await this.#release(unused.held, 'leaving', 'the worker was paused');
       await Promise.allSettled(receipts);
     }
   }
@@ -277,7 +316,8 @@ export class Contributor {
       throw error;
     }
     if (!lease) return undefined;
-    this.#held.set(lease.id, { lease, lost: false });
+    const held: Held = { lease, lost: false, yields: false, cutting: false };
+    this.#held.set(lease.id, held);
     const takenAt = performance.now();
     void this.#learnName(lease.job);
     const closing = new AbortController();
@@ -287,21 +327,21 @@ export class Contributor {
     try {
       const manifest = parseManifest(JSON.parse(new TextDecoder().decode(await this.#options.blob(lease.manifest))));
       checkMemory(manifest, lease);
-      const inputs = await this.#openInputs(lease, closing.signal, end);
+      const inputs = await this.#openInputs(held, closing.signal, end);
       const program = await device.program(manifest, lease.manifest, this.#options.blob);
-      return { lease, takenAt, program, inputs, closing };
+      return { held, takenAt, program, inputs, units: unitsOf(lease), closing };
     } catch (error) {
       const dropped = closing.signal.aborted && !(error instanceof GpuError);
       closing.abort();
-      await this.#fail(lease, dropped ? new Dropped('the worker was paused') : error);
+      await this.#fail(held, dropped ? new Dropped('the worker was paused') : error);
       return undefined;
     } finally {
       end.removeEventListener('abort', ended);
     }
   }
 
-  #openInputs(lease: Lease, closed: AbortSignal, end: AbortSignal): Promise<PackageInputs> {
-    const held = this.#held.get(lease.id);
+  #openInputs(held: Held, closed: AbortSignal, end: AbortSignal): Promise<PackageInputs> {
+    const { lease } = held;
     const source = {
       whole: this.#options.blob,
       length: async (hash: Hash) => {
@@ -316,34 +356,35 @@ export class Contributor {
       range: (hash: Hash, first: number, after: number) =>
         this.#patiently(held, end, () => this.#client.blobRange(hash, first, after, closed)),
     };
-    const splits = lease.inputs.filter((input) => 'blob' in input);
-    if (splits.length < lease.inputs.length) throw new Error("this worker cannot gather other units' outputs");
     const base = parseU64(lease.unit_base ?? '0');
-    return PackageInputs.open(
-      source,
-      splits,
-      unitsOf(lease).map((unit) => unit - base),
-    );
+    const places = unitsOf(lease).map((unit) => unit - base);
+    return PackageInputs.open(source, lease.inputs, places);
   }
 
-  /** Runs a package's units; what comes back still has to be committed. */
-  async #compute(taken: Package, prefetch: () => void, end: AbortSignal): Promise<Computed | undefined> {
-    const { lease, program, inputs, closing } = taken;
-    const units = unitsOf(lease);
-    const held = this.#held.get(lease.id);
-    const current = {
-      lease: lease.id,
-      job: lease.job,
-      name: this.#names.get(lease.job),
-      unitsDone: 0,
-      units: units.length,
-    };
+  /**
+   * Runs a package's units and commits to them from time to time; what comes back still has to be committed. Nothing does when
+   * the package ended early: what was finished of it is committed then, and the rest given back.
+   */
+  async #compute(taken: Package, prefetch: () => void, end: AbortSignal): Promise<Progress | undefined> {
+    const { held, program, inputs, units, closing } = taken;
+    const { lease } = held;
+    const name = this.#names.get(lease.job);
+    const current = { lease: lease.id, job: lease.job, name, unitsDone: 0, units: units.length };
     this.#update({ phase: end.aborted ? 'pausing' : 'working', current, reason: workingOn(lease, current.name) });
-    const startedAtMs = Date.now();
+    const progress: Progress = {
+      outputs: [],
+      deviceUs: [],
+      from: 0,
+      done: 0,
+      startedAtMs: Date.now(),
+      since: taken.takenAt,
+      inParts: true,
+      cutting: undefined,
+    };
+    const checkpointMs = this.#options.checkpointMs ?? CHECKPOINT_MS;
+    let cutAt = performance.now() + checkpointMs;
     const uploads = new Uploads((blobs) => this.#patiently(held, end, () => this.#upload(blobs)));
-    const outputs: Promise<OutputCommitment[]>[] = [];
     const running: Promise<void>[] = [];
-    let deviceUs = 0;
     let finishedAt = performance.now();
     const paused = () => this.#giveBack && closing.abort();
     end.addEventListener('abort', paused);
@@ -353,16 +394,17 @@ export class Contributor {
           if (closing.signal.aborted) return [];
           throw error;
         });
-        if (held?.lost) throw new Dropped('the lease ended before its units were done');
-        if (this.#giveBack) throw new Dropped('the worker was paused');
+        if (held.lost) throw new Dropped('the lease ended before its units were done');
+        if (this.#giveBack || held.yields) break;
         const run = program.run(bytes).then((result) => {
           const now = performance.now();
           this.#unitMs = this.#unitMs === undefined ? now - finishedAt : 0.7 * this.#unitMs + 0.3 * (now - finishedAt);
           finishedAt = now;
-          deviceUs += result.deviceUs;
+          progress.deviceUs[index] = result.deviceUs;
           const commitments = Promise.all(result.outputs.map((output) => uploads.add(output)));
           commitments.catch(() => {}); // thrown by the receipt
-          outputs[index] = commitments;
+          progress.outputs[index] = commitments;
+          while (progress.outputs[progress.done]) progress.done++;
           this.#unitDone(lease, unit, result);
         });
         run.catch(() => {}); // thrown below
@@ -370,16 +412,60 @@ export class Contributor {
         const left = units.length - index - 1;
         if (left === 0 || left * (this.#unitMs ?? Number.POSITIVE_INFINITY) < PREFETCH_MS) prefetch();
         if (running.length >= UNITS_IN_FLIGHT) await running.shift();
+        if (left > 0 && performance.now() >= cutAt && this.#checkpoint(taken, progress, end)) {
+          cutAt = performance.now() + checkpointMs;
+        }
       }
       for (const run of running) await run;
-      return { startedAtMs, deviceUs, outputs: Promise.all(outputs) };
+      if (progress.done === units.length) return progress;
+      const why = held.yields ? 'the market wants the device for another job' : 'the worker was paused';
+      await this.#endEarly(taken, progress, why, end);
+      return undefined;
     } catch (error) {
       await Promise.allSettled(running);
-      await this.#fail(lease, error);
+      await progress.cutting;
+      await this.#fail(held, error);
       return undefined;
     } finally {
       end.removeEventListener('abort', paused);
     }
+  }
+
+  /** Begins to commit to what is finished, unless that is not possible now. */
+  #checkpoint(taken: Package, progress: Progress, end: AbortSignal): boolean {
+    if (progress.cutting || !progress.inParts || progress.done === progress.from) return false;
+    progress.cutting = this.#cut(taken, progress, end).finally(() => (progress.cutting = undefined));
+    return true;
+  }
+
+  /** Commits to what is finished of a package. Whatever goes wrong with that is left for the next receipt. */
+  async #cut(taken: Package, progress: Progress, end: AbortSignal): Promise<void> {
+    const to = progress.done;
+    taken.held.cutting = true;
+    try {
+      const cut = await this.#commit(taken, progress, to, end);
+      if (cut === 'go_on') {
+        Object.assign(progress, { from: to, startedAtMs: Date.now(), since: performance.now() });
+      } else if (cut === 'whole_only') {
+        progress.inParts = false;
+      } else {
+        taken.held.lost = true;
+      }
+    } catch (error) {
+      this.#log(
+        'note',
+        `${taken.held.lease.job}: not committed in part, ${error instanceof Error ? error.message : String(error)}`,
+      );
+    } finally {
+      taken.held.cutting = false;
+    }
+  }
+
+  /** Commits to what is finished and gives the rest back. */
+  async #endEarly(taken: Package, progress: Progress, why: string, end: AbortSignal): Promise<void> {
+    await progress.cutting;
+    if (this.#checkpoint(taken, progress, end)) await progress.cutting;
+    await this.#fail(taken.held, new Dropped(why));
   }
 
   #upload(blobs: Named[]): Promise<void> {
@@ -388,43 +474,59 @@ export class Contributor {
     return first && blobs.length === 1 ? this.#client.putBlob(first.hash, first.bytes) : this.#client.putBlobs(blobs);
   }
 
-  /** Waits for the uploads, signs and sends the receipt. */
-  async #commit(taken: Package, { startedAtMs, deviceUs, outputs }: Computed, end: AbortSignal): Promise<void> {
-    const { lease } = taken;
+  /** Commits to all that no receipt covers yet. */
+  async #finish(taken: Package, progress: Progress, end: AbortSignal): Promise<void> {
     try {
-      const commitments = await outputs;
-      const units = unitsOf(lease).map((unit, i) => ({ unit: String(unit), outputs: commitments[i] ?? [] }));
-      const signer = this.#client.signer;
-      if (!signer || !this.#info) throw new Error('a receipt needs a key and a market');
-      const receipt: Receipt = {
-        market: this.#info.market,
-        lease: lease.id,
-        generation: lease.generation,
-        worker: signer.address,
-        job: lease.job,
-        units: units.length,
-        package_root: packageRoot(units.map((unit) => ({ job: lease.job, ...unit }))),
-        adapter: this.#state.adapter,
-        started_at_ms: String(startedAtMs),
-        device_us: String(deviceUs),
-        total_us: String(Math.round((performance.now() - taken.takenAt) * 1000)),
-      };
-      const signature = await signer.sign(receiptBytes(receipt));
-      const receipts = [{ receipt, signature, units }];
-      const { results } = await this.#patiently(this.#held.get(lease.id), end, () =>
-        this.#client.receipts({ receipts }),
-      );
-      const [result] = results;
-      const what = `${lease.job}, ${units.length} ${units.length === 1 ? 'unit' : 'units'}`;
-      if (result?.status === 'accepted') this.#log('paid', `${what}: paid ${toTokens(parseAmount(result.paid))}`);
-      else if (result?.status === 'checking')
-        this.#log('checking', `${what}: somebody else checks it before it is paid`);
-      else if (result) this.#log('problem', `${what}: refused, ${result.problem.detail}`);
-      this.#held.delete(lease.id);
+      await progress.cutting;
+      await this.#commit(taken, progress, taken.units.length, end);
       await this.#refreshEarnings();
     } catch (error) {
-      await this.#fail(lease, error);
+      await this.#fail(taken.held, error);
     }
+  }
+
+  /** Waits for the uploads of the units up to `to`, signs and sends their receipt. */
+  async #commit(taken: Package, progress: Progress, to: number, end: AbortSignal): Promise<Cut> {
+    const { held } = taken;
+    const { lease } = held;
+    const { from } = progress;
+    const part = to < taken.units.length;
+    const commitments = await Promise.all(progress.outputs.slice(from, to));
+    const units = taken.units.slice(from, to).map((unit, i) => ({ unit: String(unit), outputs: commitments[i] ?? [] }));
+    const signer = this.#client.signer;
+    if (!signer || !this.#info) throw new Error('a receipt needs a key and a market');
+    const receipt: Receipt = {
+      market: this.#info.market,
+      lease: lease.id,
+      generation: lease.generation,
+      worker: signer.address,
+      job: lease.job,
+      units: units.length,
+      package_root: packageRoot(units.map((unit) => ({ job: lease.job, ...unit }))),
+      adapter: this.#state.adapter,
+      started_at_ms: String(progress.startedAtMs),
+      device_us: String(progress.deviceUs.slice(from, to).reduce((sum, us) => sum + us, 0)),
+      total_us: String(Math.round((performance.now() - progress.since) * 1000)),
+    };
+    const signature = await signer.sign(receiptBytes(receipt));
+    const receipts = [{ receipt, signature, units }];
+    const { results } = await this.#patiently(held, end, () => this.#client.receipts({ receipts }));
+    const [result] = results;
+    const what = `${lease.job}, ${units.length} ${units.length === 1 ? 'unit' : 'units'}`;
+    if (result?.status === 'refused') {
+      // A check of somebody else's work is one opinion, given as a whole: which leases are checks is not told.
+      if (part && result.problem.code === 'receipt_invalid') return 'whole_only';
+      this.#log('problem', `${what}: refused, ${result.problem.detail}`);
+    } else if (result?.status === 'accepted') {
+      this.#log('paid', `${what}: paid ${toTokens(parseAmount(result.paid))}`);
+    } else if (result) {
+      this.#log('checking', `${what}: somebody else checks it before it is paid`);
+    }
+    this.#held.delete(lease.id);
+    if (!part || !result || result.status === 'refused' || !result.rest) return 'over';
+    held.lease = result.rest;
+    this.#held.set(held.lease.id, held);
+    return 'go_on';
   }
 
   /** Tries again while the market is away, as long as the lease may still hold: work is not thrown away for a restart. */
@@ -441,18 +543,19 @@ export class Contributor {
   }
 
   /** Gives a lease back with the cause of a failure. A failed device is thrown on, for a new one to be opened. */
-  async #fail(lease: Lease, error: unknown): Promise<void> {
+  async #fail(held: Held, error: unknown): Promise<void> {
+    const { lease } = held;
     if (error instanceof Dropped) {
       this.#log('note', `${lease.job}: given back, ${error.message}`);
-      if (this.#held.get(lease.id)?.lost) this.#held.delete(lease.id);
-      else await this.#release(lease, 'leaving', error.message);
+      if (held.lost) this.#held.delete(lease.id);
+      else await this.#release(held, 'leaving', error.message);
       return;
     }
     const text = error instanceof Error ? error.message : String(error);
     const cause = causeOf(error);
     if (cause) {
       this.#log('problem', `${lease.job}: ${text}`);
-      await this.#release(lease, cause, text);
+      await this.#release(held, cause, text);
     } else {
       this.#log('problem', `${lease.job}: ${text}`);
       this.#held.delete(lease.id);
@@ -465,7 +568,7 @@ export class Contributor {
     }
   }
 
-  async #release(lease: Lease, cause: ReleaseCause, detail: string): Promise<void> {
+  async #release({ lease }: Held, cause: ReleaseCause, detail: string): Promise<void> {
     this.#held.delete(lease.id);
     try {
       await this.#client.release(lease.id, { generation: lease.generation, cause, detail: detail.slice(0, 1000) });
@@ -557,12 +660,6 @@ export class Contributor {
     this.#state = { ...this.#state, unitsPerMinute, ...change };
     this.#options.onState(this.#state);
   }
-}
-
-interface Computed {
-  startedAtMs: number;
-  deviceUs: number;
-  outputs: Promise<OutputCommitment[][]>;
 }
 
 function unitsOf(lease: Lease): bigint[] {

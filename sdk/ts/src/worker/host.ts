@@ -58,6 +58,7 @@ export function hostContributor(scope: WorkerScope): void {
       const openDevice = () => openWebGpu();
       contributor = new Contributor({ client, blob, openDevice, instance, version, onState: report, onFarewell });
     }
+    contributor.ask = command.ask ?? '0';
     contributor.start();
   };
 

@@ -8,7 +8,7 @@
 // of the cache, whose every entry is checked. A unit that was computed from wrong bytes is a mismatch where the market has it
 // executed again.
 
-import type { InputSplit } from '../api.js';
+import type { GatheredInput, InputSplit, LeaseInput } from '../api.js';
 import { parseU64 } from '../bytes.js';
 import type { Hash } from '../hash.js';
 import { unitInput } from '../split.js';
@@ -51,10 +51,13 @@ export class PackageInputs {
   /** Resolves when the first of `units` can run. */
   static async open(
     source: InputSource,
-    splits: readonly InputSplit[],
+    from: readonly LeaseInput[],
     units: readonly bigint[],
   ): Promise<PackageInputs> {
-    const inputs = new PackageInputs(await Promise.all(splits.map((split) => openInput(source, split, units))));
+    const opened = from.map((input) =>
+      'blobs' in input ? openGathered(source, input, units.length) : openInput(source, input, units),
+    );
+    const inputs = new PackageInputs(await Promise.all(opened));
     if (units.length > 0) await inputs.unit(0);
     return inputs;
   }
@@ -87,6 +90,52 @@ async function openInput(
     padded.set(found);
     return padded;
   };
+}
+
+/** Other units' outputs, one after the other: whole blobs, checked and cached. */
+async function openGathered(
+  source: InputSource,
+  { blobs, units, length }: GatheredInput,
+  count: number,
+): Promise<(position: number) => Promise<Uint8Array<ArrayBuffer>>> {
+  const within = units.every(({ first, count }) => first >= 0 && count >= 0 && first + count <= blobs.length);
+  if (units.length !== count || !within) {
+    throw new RangeError(`${blobs.length} blobs are not what ${count} units can be gathered from`);
+  }
+  const size = Number(parseU64(length));
+  const blobsOf = (position: number) => {
+    const unit = units[position];
+    return unit ? blobs.slice(unit.first, unit.first + unit.count) : [];
+  };
+  return async (position) => {
+    // The next unit's are on their way meanwhile; whatever is wrong with them is that unit's to say.
+    const found = Promise.all(blobsOf(position).map((hash) => source.whole(hash)));
+    for (const hash of blobsOf(position + 1)) source.whole(hash).catch(() => {});
+    return gathered(await found, parseU64(units[position]?.offset ?? '0'), size);
+  };
+}
+
+/** `length` bytes of some blobs, one after the other, from `offset`; what is missing is zero. */
+export function gathered(
+  blobs: readonly Uint8Array<ArrayBuffer>[],
+  offset: bigint,
+  length: number,
+): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  let skip = offset;
+  let at = 0;
+  for (const blob of blobs) {
+    if (at === length) break;
+    if (skip >= BigInt(blob.length)) {
+      skip -= BigInt(blob.length);
+      continue;
+    }
+    const piece = blob.subarray(Number(skip), Number(skip) + length - at);
+    skip = 0n;
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
 }
 
 /** The requests of one input, begun a few ahead. */

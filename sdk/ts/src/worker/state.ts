@@ -61,7 +61,14 @@ export interface ContributorState {
 
 /** From the page to the worker. */
 export type Command =
-  | { type: 'start'; market: string; instance: string; version: string }
+  | {
+      type: 'start';
+      market: string;
+      instance: string;
+      version: string;
+      /** The least that a compute second must pay, in base units; anything when absent. */
+      ask?: string;
+    }
   | { type: 'pause' }
   | { type: 'resume' }
   | { type: 'stop' };
