@@ -185,12 +185,20 @@ impl From<BlobError> for Failure {
                 "there is no room for the blob; nothing was stored",
                 "try again; the operator must make room on the market's disk",
             ),
-            BlobError::Damaged { .. } => {
+            BlobError::Damaged { .. } | BlobError::Tampered { .. } | BlobError::Truncated { .. } => {
                 tracing::error!(%error, "blob store");
                 Self::new(
                     code::STORAGE_UNAVAILABLE,
                     error.to_string(),
                     "try again; the operator must restore the blob's file from a copy",
+                )
+            }
+            BlobError::NoKey { .. } => {
+                tracing::error!(%error, "blob store");
+                Self::new(
+                    code::STORAGE_UNAVAILABLE,
+                    "the blob is encrypted with a key that the market does not have",
+                    "try again; the operator must add the key to the blob keys",
                 )
             }
             BlobError::Io(source) => {

@@ -46,7 +46,8 @@ use std::{
 use engine::Params;
 use protocol::{Amount, Hash, PublicKey, SecretKey};
 use store::{
-    BlobError, BlobOptions, BlobStore, Journal, JournalOptions, Leaders, Location, ReadModel, StoreError,
+    BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, Location, ReadModel,
+    StoreError,
 };
 use tokio::{
     net::TcpListener,
@@ -255,7 +256,8 @@ impl Market {
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
-            folder: blobs_dir.clone(),
+            place: BlobPlace::Folder(blobs_dir.clone()),
+            keys: None,
             blob_bytes_max: config.blob_bytes_max,
             total_bytes_max: config.blobs_bytes_max,
         });

@@ -125,6 +125,26 @@ pub enum BlobError {
         /// What its bytes hash to.
         found: Hash,
     },
+    /// The stored bytes are not those that were encrypted: changed, or another blob's.
+    #[error("blob {blob} is damaged: it does not decrypt")]
+    Tampered {
+        /// The blob.
+        blob: Hash,
+    },
+    /// Stored bytes are missing at the end.
+    #[error("blob {blob} is damaged: its end is missing")]
+    Truncated {
+        /// The blob.
+        blob: Hash,
+    },
+    /// Encrypted with a key that this store does not have.
+    #[error("blob {blob} is encrypted, and its key{} is not among the blob keys", named(.key))]
+    NoKey {
+        /// The blob.
+        blob: Hash,
+        /// The key's id, if it was read.
+        key: Option<String>,
+    },
     /// Longer than a blob may be.
     #[error("a blob has at most {bytes_max} bytes")]
     TooLarge {
@@ -137,6 +157,10 @@ pub enum BlobError {
     /// The store failed.
     #[error("the blob store failed")]
     Io(#[source] object_store::Error),
+}
+
+fn named(key: &Option<String>) -> String {
+    key.as_ref().map(|id| format!(" {id}")).unwrap_or_default()
 }
 
 impl From<object_store::Error> for BlobError {

@@ -17,7 +17,10 @@ mod snapshots;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use blob::{BlobOptions, BlobReader, BlobStore, BlobUpload};
+pub use blob::{
+    BlobInfo, BlobKeys, BlobKeysError, BlobOptions, BlobPlace, BlobReader, BlobStore, BlobUpload, Collected,
+    Resealed, S3Options,
+};
 pub use error::{BlobError, StoreError};
 pub use journal::{Group, Journal, JournalOptions};
 pub use leaders::{LeaderRow, Leaders};
