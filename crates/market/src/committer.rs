@@ -27,6 +27,7 @@ use engine::{Answer, Command, Event, Params, Rejection, Release, State};
 use protocol::{LeaseId, PublicKey};
 use store::{Journal, StoreError};
 use tokio::sync::{oneshot, watch};
+use tracing::Span;
 
 pub use crate::parked::LeaseWish;
 use crate::{
@@ -45,6 +46,8 @@ pub const ENCODING_VERSION: u32 = 2;
 const QUEUE_MAX: usize = 4096;
 /// Encoded bytes after which a group takes no further request.
 const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Decisions that the span of a group is linked to; more of them are in it all the same.
+const LINKS_MAX: usize = 64;
 /// How long the committer sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// After the journal failed once, nothing is tried for this long. It doubles with every failure that follows.
@@ -115,6 +118,8 @@ enum Request {
     Decide {
         commands: Vec<Command>,
         reply: Reply,
+        /// What asks.
+        span: Span,
     },
     Lease(Parked),
     Query(Question),
@@ -232,7 +237,7 @@ impl Committer {
             // The asker may be gone; what was decided stands.
             let _ = sender.send(outcome.map(|(state, now_ms, results)| then(state, now_ms, results)));
         });
-        self.enqueue(Request::Decide { commands, reply })?;
+        self.enqueue(Request::Decide { commands, reply, span: Span::current() })?;
         receiver.await.map_err(|_| Refusal::Stopped)?
     }
 
@@ -269,7 +274,7 @@ impl Committer {
     pub async fn lease(&self, wish: LeaseWish) -> Result<api::LeaseAnswer, Refusal> {
         let (reply, receiver) = oneshot::channel();
         let until = Instant::now() + wish.wait;
-        self.enqueue(Request::Lease(Parked { wish, until, reply }))?;
+        self.enqueue(Request::Lease(Parked { wish, until, reply, span: Span::current() }))?;
         receiver.await.map_err(|_| Refusal::Stopped)?
     }
 
@@ -372,6 +377,26 @@ struct Making {
     replies: Vec<(Reply, Results)>,
     granted: Vec<(Parked, Vec<LeaseId>)>,
     rejected: Vec<(Parked, Rejection)>,
+    /// The spans of its decisions, as many as a span may be linked to.
+    spans: Vec<Span>,
+}
+
+impl Making {
+    fn trace(&mut self, span: Span) {
+        if self.spans.len() < LINKS_MAX && !span.is_disabled() {
+            self.spans.push(span);
+        }
+    }
+}
+
+/// The span of a group: one trace has it whole, and the others are linked to it.
+fn group_span(decisions: &[Span], events: usize) -> Span {
+    let Some((first, others)) = decisions.split_first() else { return Span::none() };
+    let span = tracing::info_span!(parent: first, "commit", events);
+    for other in others {
+        span.follows_from(other);
+    }
+    span
 }
 
 impl Core {
@@ -553,13 +578,16 @@ impl Core {
                 },
             };
             match request {
-                Request::Decide { commands, reply } => {
+                Request::Decide { commands, reply, span } => {
                     if !self.decides() {
                         reply(Err(self.refusal()));
                         continue;
                     }
-                    let results =
-                        commands.into_iter().map(|command| self.decide(command, &mut making)).collect();
+                    let kind = commands.first().map_or("nothing", kind);
+                    let span = tracing::info_span!(parent: &span, "decide", kind, commands = commands.len());
+                    let decide = || commands.into_iter().map(|c| self.decide(c, &mut making)).collect();
+                    let results = span.in_scope(decide);
+                    making.trace(span);
                     making.replies.push((reply, results));
                 }
                 Request::Lease(parked) => self.lease(parked, &mut making),
@@ -665,7 +693,11 @@ impl Core {
             others_only: *others_only,
         };
         match self.decide(command, making) {
-            Ok(Answer::Leases(leases)) if !leases.is_empty() => making.granted.push((parked, leases)),
+            Ok(Answer::Leases(leases)) if !leases.is_empty() => {
+                let (kind, leased) = ("request_leases", leases.len());
+                making.trace(tracing::info_span!(parent: &parked.span, "decide", kind, leased));
+                making.granted.push((parked, leases));
+            }
             Ok(_) => return Some(parked),
             Err(rejection) => making.rejected.push((parked, rejection)),
         }
@@ -692,7 +724,7 @@ impl Core {
     }
 
     fn commit(&mut self, making: Making) {
-        let Making { commands, events, replies, granted, rejected } = making;
+        let Making { commands, events, replies, granted, rejected, spans } = making;
         if events.is_empty() && !self.leadership.is_sure(Instant::now()) {
             // Nothing is appended that would find out whether somebody else leads by now.
             for (reply, _) in replies {
@@ -704,7 +736,7 @@ impl Core {
             return;
         }
         if !events.is_empty()
-            && let Err(error) = self.append(&events)
+            && let Err(error) = group_span(&spans, events.len()).in_scope(|| self.append(&events))
         {
             self.metrics.append_failures.inc();
             tracing::error!(cause = %Causes(&error), "cannot write the journal; nothing of the group is accepted");

@@ -6,6 +6,7 @@ use engine::{Command, Comparison};
 use protocol::{CheckId, Hash, JobId, Manifest, manifest::Compare};
 use store::{BlobError, BlobStore};
 use tokio::{sync::watch, time::Instant};
+use tracing::Instrument;
 
 use crate::{
     committer::{Committer, Refusal},
@@ -69,11 +70,12 @@ pub async fn judge(
             Ok(waiting) => {
                 for (comparison, manifest) in waiting {
                     let check = comparison.check;
-                    match opinion(&comparison, manifest, &blobs).await {
+                    let span = tracing::info_span!(parent: None, "judge", %check, job = %comparison.job);
+                    match opinion(&comparison, manifest, &blobs).instrument(span.clone()).await {
                         Ok((agrees, evidence)) => {
                             metrics.comparisons.inc();
                             let command = Command::RecordOpinion { check, agrees, evidence };
-                            match committer.decide(command, |_, _, _| ()).await {
+                            match committer.decide(command, |_, _, _| ()).instrument(span).await {
                                 // The package may have been settled or cancelled meanwhile.
                                 Ok(()) | Err(Refusal::Rejected(_)) => {}
                                 Err(_) => pause = Some(RETRY_PAUSE),

@@ -51,6 +51,8 @@ pub struct Parked {
     pub until: Instant,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<api::LeaseAnswer, Refusal>>,
+    /// What asks.
+    pub span: tracing::Span,
 }
 
 impl Parked {
@@ -283,7 +285,7 @@ mod tests {
             others_only: false,
             wait: Duration::ZERO,
         };
-        Parked { wish, until, reply }
+        Parked { wish, until, reply, span: tracing::Span::none() }
     }
 
     fn herd(classes: &[u8]) -> (Parking, Answers) {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use client::Client;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use protocol::{Amount, SecretKey};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -271,8 +272,8 @@ fn the_log_is_json_names_requests_and_keeps_secrets() {
         login.token.rsplit('.').next().expect("a signature"),
         market_key.trim(),
         "the contents of a blob",
-        &hex([1; 32]),
-        &hex([2; 32]),
+        &hex_of(&[1; 32]),
+        &hex_of(&[2; 32]),
         "Bearer ey",
     ] {
         assert!(!all.contains(secret), "the log tells {secret}");
@@ -280,10 +281,6 @@ fn the_log_is_json_names_requests_and_keeps_secrets() {
     for text in market_key.split('"').filter(|text| text.len() > 40) {
         assert!(!all.contains(text) || text == login.account.to_string(), "the log tells the market's key");
     }
-}
-
-fn hex(bytes: [u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A certificate for this machine by an authority of its own: `ca.pem`, `cert.pem` and `key.pem`.
@@ -350,4 +347,65 @@ fn commands_reach_a_market_over_tls_and_a_new_certificate_needs_no_restart() {
     assert_eq!(refused.status.code(), Some(1));
     let stderr = String::from_utf8(refused.stderr).expect("text");
     assert!(stderr.contains("key.pem holds no private key") && stderr.contains("--tls-key"), "{stderr}");
+}
+
+/// The trace and the span that the client's calls are part of.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const SPAN: &str = "b7ad6b7169203331";
+
+#[test]
+fn a_collector_sees_a_request_down_to_the_group_that_made_it_durable() {
+    let runtime = runtime();
+    let (sender, received) = mpsc::channel();
+    let collect = async move |body: axum::body::Bytes| {
+        let request =
+            <ExportTraceServiceRequest as prost::Message>::decode(body).expect("OTLP in Protocol Buffers");
+        let _ = sender.send(request);
+        // An empty answer is a whole one.
+        axum::body::Bytes::new()
+    };
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let collector = axum::Router::new().route("/v1/traces", axum::routing::post(collect));
+    runtime.spawn(async { axum::serve(listener, collector).await });
+
+    let home = home();
+    let mut up = Up::start(home.path(), &["--faucet", "--otlp-endpoint", &endpoint]);
+    let key = SecretKey::from_seed([1; 32]);
+    let options = client::Options { ca: None, traceparent: Some(|| Some(format!("00-{TRACE}-{SPAN}-01"))) };
+    let ada = Client::with(&up.address, Some(key.clone()), &options).expect("an address");
+    runtime.block_on(ada.deposit(&key.public(), Amount(5))).expect("deposited");
+    up.signal("TERM");
+    // What is left is sent before it ends.
+    assert!(up.ended().success(), "{:?}", up.log());
+    let requests: Vec<ExportTraceServiceRequest> = received.try_iter().collect();
+    let resource = format!("{:?}", requests.first().expect("spans").resource_spans[0].resource);
+    assert!(resource.contains("plexus-market"), "{resource}");
+    let spans: Vec<_> = requests
+        .into_iter()
+        .flat_map(|request| request.resource_spans)
+        .flat_map(|spans| spans.scope_spans)
+        .flat_map(|spans| spans.spans)
+        .filter(|span| hex_of(&span.trace_id) == TRACE)
+        .collect();
+    let find = |name: &str, parent: &[u8]| {
+        spans.iter().find(|span| span.name == name && span.parent_span_id == parent).unwrap_or_else(|| {
+            panic!("no {name} among {:?}", spans.iter().map(|s| &s.name).collect::<Vec<_>>())
+        })
+    };
+    let caller: Vec<u8> =
+        (0..16).step_by(2).map(|i| u8::from_str_radix(&SPAN[i..i + 2], 16).expect("hex")).collect();
+    let request = find("POST /v1/accounts/{id}/deposit", &caller);
+    let decide = find("decide", &request.span_id);
+    let commit = find("commit", &decide.span_id);
+    assert!(request.start_time_unix_nano <= decide.start_time_unix_nano);
+    assert!(commit.end_time_unix_nano <= request.end_time_unix_nano);
+    let attributes = format!("{:?} {:?}", request.attributes, decide.attributes);
+    for said in ["http.response.status_code", &key.public().to_string(), "deposit"] {
+        assert!(attributes.contains(said), "{said}: {attributes}");
+    }
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
