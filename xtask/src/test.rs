@@ -131,6 +131,14 @@ pub fn test(options: &Options) -> Result<()> {
     });
     run.step("format", || simple(process::cargo().args(["fmt", "--all", "--check"]), "cargo fmt"));
     run.step("tidy", || tidy::tidy().and_then(|()| passed()));
+    run.step("alert rules", || match process::on_path("promtool") {
+        Some(promtool) => {
+            let mut command = process::command(promtool);
+            command.current_dir(process::root().join("deploy/prometheus"));
+            simple(command.args(["test", "rules", "alerts_test.yml"]), "promtool")
+        }
+        None => Ok(Outcome::Skipped("promtool is missing (Debian's package prometheus has it)".into())),
+    });
 
     // Before the Rust code, which embeds the app.
     let node = !missing.contains(&setup::Thing::Node) && !missing.contains(&setup::Thing::NpmPackages);

@@ -374,4 +374,23 @@ mod tests {
             .collect();
         assert_eq!(exported(&metrics.text()), documented);
     }
+
+    #[test]
+    fn alert_rules_only_speak_of_metrics_there_are() {
+        let rules = include_str!("../../../deploy/prometheus/alerts.yml");
+        let documentation = include_str!("../../../docs/metrics.md");
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let mut names = 0;
+        for (at, _) in rules.match_indices("plexus_") {
+            let name = rules[at..].split(|c| !is_name(c)).next().expect("a name").trim_end_matches("_total");
+            assert!(documentation.contains(&format!("| `{name}` |")), "{name}");
+            names += 1;
+        }
+        assert!(names > 0);
+        // Every alert is explained to the operator.
+        let operating = include_str!("../../../docs/operating.md");
+        for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            assert!(operating.contains(&format!("| `{alert}` |")), "{alert}");
+        }
+    }
 }
