@@ -141,7 +141,12 @@ pub struct Market {
 impl Market {
     /// Starts `plexus up` with these arguments beside its own, and waits until it listens.
     pub fn start(home: &Home, arguments: &[&str]) -> Self {
-        let data = home.path().join("market").display().to_string();
+        Self::start_in(home, "market", arguments)
+    }
+
+    /// The same with its data in this folder of the home.
+    pub fn start_in(home: &Home, folder: &str, arguments: &[&str]) -> Self {
+        let data = home.path().join(folder).display().to_string();
         let mut all: Vec<String> = ["up", "--json", "--data", &data].map(str::to_owned).into();
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let (process, address) = Self::launch(home, &all, "127.0.0.1:0");
@@ -167,6 +172,21 @@ impl Market {
     /// Ends it without warning, as a power cut would.
     pub fn crash(&mut self) {
         self.process.kill();
+    }
+
+    /// Stops it as if its machine had: it answers nothing, and keeps what it holds.
+    pub fn pause(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on after [`pause`](Self::pause).
+    pub fn unpause(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Whether it ended by itself.
+    pub fn ended(&mut self) -> bool {
+        self.process.0.try_wait().expect("it can be waited for").is_some()
     }
 
     /// Starts it again after [`crash`](Self::crash), with the same folder and address.
