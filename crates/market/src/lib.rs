@@ -46,8 +46,7 @@ use std::{
 use engine::Params;
 use protocol::{Amount, Hash, PublicKey, SecretKey};
 use store::{
-    BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, Location, ReadModel,
-    StoreError,
+    BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, ReadModel,
 };
 use tokio::{
     net::TcpListener,
@@ -72,6 +71,7 @@ pub use keys::KeyFileError;
 pub use leadership::{Leader, Standing};
 pub use limits::Limits;
 pub use quotas::Quotas;
+pub use store::{Location, StoreError};
 pub use tls::{TlsError, TlsFiles};
 
 /// Makes a span part of the trace that a `traceparent` header names (W3C Trace Context).

@@ -33,6 +33,18 @@ pub struct Options {
     /// Keep everything in this folder [default: market in ~/.local/share/plexus]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Keep the journal in this database, which several processes of one market share: postgres://…, or a file
+    #[arg(long, value_name = "URL", env = "PLEXUS_DATABASE", hide_env = true)]
+    database: Option<String>,
+    /// Where the market's other processes reach this one [default: where it listens]
+    #[arg(long, value_name = "URL")]
+    advertise: Option<String>,
+    /// The market's secrets, the same for all its processes [default: market-key.json in its folder]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Keep blobs in this folder, the same for all processes [default: blobs in its folder]
+    #[arg(long, value_name = "DIR")]
+    blobs: Option<PathBuf>,
     /// A public name of this market, with its port; clients may log in under it. May be given several times
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
@@ -94,6 +106,9 @@ impl Options {
                 listen: self.listen,
                 hosts: Some(self.hosts).filter(|hosts| !hosts.is_empty()),
                 data: self.data,
+                database: self.database.filter(|database| !database.is_empty()),
+                advertise: self.advertise,
+                key: self.key,
                 faucet,
                 verifier: self.no_verifier.then_some(false),
                 device: self.device,
@@ -101,7 +116,11 @@ impl Options {
                 ..Main::default()
             },
             tls: Tls { cert: self.tls_cert, key: self.tls_key },
-            blobs: settings::Blobs { blob_mib_max: self.blob_mib_max, total_mib_max: self.blobs_mib_max },
+            blobs: settings::Blobs {
+                folder: self.blobs,
+                blob_mib_max: self.blob_mib_max,
+                total_mib_max: self.blobs_mib_max,
+            },
             telemetry: Telemetry {
                 log: self.log,
                 log_format: self.log_format,
@@ -145,10 +164,19 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             ("next", format!("`plexus worker --market {address}` lends a GPU; Ctrl-C ends the market")),
         ]);
     }
-    let verifier = if verifier { Some(start_verifier(&market, settings.main.device)?) } else { None };
+    let device = settings.main.device;
+    let mut standing = market.standing();
+    let mut verifying = None;
     let mut hangups = if reloads { Some(Hangups::listen()?) } else { None };
     let failed = loop {
         tokio::select! {
+            // A market has one verifier: its leader's.
+            _ = standing.wait_for(|standing| standing.leads() != verifying.is_some()), if verifier => {
+                match verifying.take() {
+                    None => verifying = Some(start_verifier(&market, device.clone())?),
+                    Some(former) => drop(tokio::spawn(end_verifier(former, shutdown_max))),
+                }
+            }
             () = market.failed() => break true,
             () = interrupts.next() => break false,
             () = Hangups::next_of(&mut hangups) => market.reload_certificate(),
@@ -156,13 +184,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     };
     tracing::info!("stopping");
     let ending = async {
-        if let Some(mut verifier) = verifier {
-            verifier.stop_now();
-            match tokio::time::timeout(shutdown_max.max(Duration::from_secs(1)), verifier.ended()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "the verifier had ended"),
-                Err(_) => tracing::warn!("the verifier did not end in time"),
-            }
+        if let Some(verifier) = verifying {
+            end_verifier(verifier, shutdown_max).await;
         }
         market.shutdown().await;
         telemetry.end().await;
@@ -192,7 +215,7 @@ fn start_verifier(market: &Market, device: Option<String>) -> Result<Handle, Fai
         market: client::Client::new(&market.local_url(), market.key().clone())?,
         cache: CacheConfig::default(),
         version: work::version(),
-        // The lock on the folder keeps a second market, and so a second verifier, away.
+        // One process leads, and it alone has a verifier. What a former leader's still held is given back at once.
         instance: Some("verifier".to_owned()),
         // It is paid by the market, for checks that nobody else makes: no claim would change what it is given.
         terms: Terms { measured: false, ..Terms::default() },
@@ -200,6 +223,15 @@ fn start_verifier(market: &Market, device: Option<String>) -> Result<Handle, Fai
     let worker = worker::start(config, work::executor(device)?)?;
     tokio::spawn(tell(worker.status()));
     Ok(worker)
+}
+
+async fn end_verifier(mut verifier: Handle, within: Duration) {
+    verifier.stop_now();
+    match tokio::time::timeout(within.max(Duration::from_secs(1)), verifier.ended()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the verifier had ended"),
+        Err(_) => tracing::warn!("the verifier did not end in time"),
+    }
 }
 
 /// Says when the verifier cannot work: without it, a market of one provider has nobody to check its work.
@@ -234,6 +266,18 @@ fn start_failed(error: market::StartError) -> Failure {
         }
         market::StartError::InUse { .. } => "stop the other market, or choose another folder with --data",
         market::StartError::Folder { .. } => "choose a folder that you may write to with --data",
+        market::StartError::OtherMarket { market } => {
+            &format!("name the key file of {market} with --key, or another database with --database")
+        }
+        market::StartError::BlobsElsewhere { .. } => {
+            "name the folder that the market's other processes have with --blobs"
+        }
+        market::StartError::Advertise { .. } => {
+            "name one that they reach with --advertise, such as http://10.0.0.7:7700"
+        }
+        market::StartError::Store(
+            market::StoreError::Unreachable { .. } | market::StoreError::Denied { .. },
+        ) => "check the URL of --database, and that the database is there",
         market::StartError::Tls(_) => "name a certificate in PEM and its key with --tls-cert and --tls-key",
         _ => "see the cause above; nothing was changed",
     };

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use market::{Config, Limits, Quotas, TlsFiles};
+use market::{Config, Limits, Location, Quotas, StoreError, TlsFiles};
 use protocol::Amount;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -52,6 +52,9 @@ table! {
         listen: SocketAddr,
         hosts: Vec<String>,
         data: PathBuf,
+        database: String,
+        advertise: String,
+        key: PathBuf,
         faucet: bool,
         verifier: bool,
         device: String,
@@ -71,6 +74,7 @@ table! {
 table! {
     /// Where blobs are, and how large.
     Blobs {
+        folder: PathBuf,
         blob_mib_max: u64,
         total_mib_max: u64,
     }
@@ -137,6 +141,9 @@ struct File {
     listen: Option<SocketAddr>,
     hosts: Option<Vec<String>>,
     data: Option<PathBuf>,
+    database: Option<String>,
+    advertise: Option<String>,
+    key: Option<PathBuf>,
     faucet: Option<bool>,
     verifier: Option<bool>,
     device: Option<String>,
@@ -165,8 +172,14 @@ impl Settings {
         let text = std::fs::read_to_string(path).map_err(cannot)?;
         let mut settings = Self::parse(&path.display().to_string(), &text)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        for named in [&mut settings.main.data, &mut settings.tls.cert, &mut settings.tls.key] {
+        let Settings { main, tls, blobs, .. } = &mut settings;
+        for named in [&mut main.data, &mut main.key, &mut tls.cert, &mut tls.key, &mut blobs.folder] {
             *named = named.take().map(|path| folder.join(path));
+        }
+        if let Some(database) = &mut main.database
+            && !database.contains("://")
+        {
+            *database = folder.join(&database).display().to_string();
         }
         Ok(settings)
     }
@@ -194,9 +207,34 @@ impl Settings {
                 mistake(job::wrong_value(name, text, value.span(), message))
             })?;
         }
-        let File { listen, hosts, data, faucet, verifier, device, shutdown_s, journal_mib_max, .. } = file;
+        let File {
+            listen,
+            hosts,
+            data,
+            database,
+            advertise,
+            key,
+            faucet,
+            verifier,
+            device,
+            shutdown_s,
+            journal_mib_max,
+            ..
+        } = file;
         Ok(Self {
-            main: Main { listen, hosts, data, faucet, verifier, device, shutdown_s, journal_mib_max },
+            main: Main {
+                listen,
+                hosts,
+                data,
+                database,
+                advertise,
+                key,
+                faucet,
+                verifier,
+                device,
+                shutdown_s,
+                journal_mib_max,
+            },
             tls: file.tls,
             blobs: file.blobs,
             limits: file.limits,
@@ -277,6 +315,10 @@ impl Settings {
         let missing = || Failure::new("the settings are not complete");
         let mut config = Config::new(main.data.ok_or_else(missing)?);
         config.listen = main.listen.ok_or_else(missing)?;
+        config.database = main.database.as_deref().map(database).transpose()?;
+        config.advertise = main.advertise;
+        config.key_file = main.key;
+        config.blobs_dir = blobs.folder;
         config.hosts = main.hosts.unwrap_or_default();
         config.faucet = main.faucet.unwrap_or_default().then_some(FAUCET_MAX);
         config.shutdown_max = main.shutdown_s.map_or(config.shutdown_max, Duration::from_secs);
@@ -305,6 +347,15 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+/// A `postgres://` URL, or a file.
+fn database(text: &str) -> Result<Location, Failure> {
+    text.parse().map_err(|error: StoreError| {
+        Failure::new(error.to_string())
+            .code("config_invalid")
+            .fix("name it like postgres://user:password@host/database, or name a file")
+    })
 }
 
 #[cfg(test)]
