@@ -144,8 +144,10 @@ impl World {
     }
 
     fn health(&self, process: usize) -> Option<Health> {
-        let asked = tokio::time::timeout(Duration::from_millis(500), self.clients[process].health());
-        self.runtime.block_on(async { asked.await.ok()?.ok() })
+        self.runtime.block_on(async {
+            let asked = tokio::time::timeout(Duration::from_millis(500), self.clients[process].health());
+            asked.await.ok()?.ok()
+        })
     }
 
     fn leader(&self) -> usize {
