@@ -45,9 +45,7 @@ use std::{
 
 use engine::Params;
 use protocol::{Amount, Hash, PublicKey, SecretKey};
-use store::{
-    BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, ReadModel,
-};
+use store::{BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, ReadModel};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
