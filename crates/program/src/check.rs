@@ -15,6 +15,7 @@ use crate::{
     error::{Problem, ProgramError},
     plan::{Access, Binding, Buffer, Kernel, Pass, Plan, Source, Variant},
     wgsl::{Compiled, Resource},
+    work,
 };
 
 type Result<T> = std::result::Result<T, ProgramError>;
@@ -101,7 +102,9 @@ pub(crate) fn check(manifest: &Manifest, texts: &BTreeMap<Hash, String>) -> Resu
         .max();
     let mut features = manifest.needs.features.clone();
     features.sort();
+    let work = work::of_passes(&planned, &kernels, &buffers);
     Ok(Plan {
+        work,
         kernels,
         storage_buffer_bytes: largest.unwrap_or(0).max(manifest.needs.storage_buffer_bytes_min),
         buffers,
@@ -517,7 +520,13 @@ fn variant(
             workgroups_max = count.max(workgroups_max);
         }
     }
-    Ok(Variant { auto, workgroup_size: workgroup.size, workgroup_bytes: workgroup.bytes, workgroups_max })
+    Ok(Variant {
+        auto,
+        workgroup_size: workgroup.size,
+        workgroup_bytes: workgroup.bytes,
+        workgroups_max,
+        operations: workgroup.operations,
+    })
 }
 
 /// What no pass uses is a mistake, and an output that no pass writes is one too.

@@ -13,6 +13,7 @@ mod fit;
 mod plan;
 mod text;
 mod wgsl;
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ pub use crate::{
     error::{Problem, ProgramError},
     fit::{Misfit, fits},
     plan::{Access, Binding, Buffer, Kernel, Pass, Plan, Source, Variant},
+    work::{ROUNDS_UNKNOWN, UnitWork},
 };
 
 /// Values that `auto` overrides are tried with, where the kernel and the device accept them.

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use protocol::{DeviceLimits, Expression, ExpressionError, Hash, manifest};
 
+use crate::work::UnitWork;
+
 /// A checked program. Indices are in range, names are resolved, sizes are known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -23,6 +25,8 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// The largest storage binding that the device must allow, in bytes: the program's own, or more if its `needs` say so.
     pub storage_buffer_bytes: u64,
+    /// What one unit costs, estimated from the text.
+    pub work: UnitWork,
     /// Time of one unit on the device, in milliseconds; a watchdog ends the lease after it.
     pub time_ms_max: u64,
 }
@@ -57,6 +61,8 @@ pub struct Variant {
     pub workgroup_bytes: u32,
     /// Most workgroups in one dimension that any pass dispatches with it.
     pub workgroups_max: u32,
+    /// Arithmetic operations of one invocation, estimated from the text.
+    pub operations: u64,
 }
 
 impl Variant {

@@ -13,7 +13,7 @@ use naga::{
 use crate::{
     error::{Problem, ProgramError},
     plan::Access,
-    text,
+    text, work,
 };
 
 /// A kernel that compiled.
@@ -41,6 +41,8 @@ pub(crate) struct Resource {
 pub(crate) struct Workgroup {
     pub(crate) size: [u32; 3],
     pub(crate) bytes: u32,
+    /// Arithmetic of one invocation, estimated.
+    pub(crate) operations: u64,
 }
 
 impl<'a> Compiled<'a> {
@@ -207,6 +209,7 @@ impl<'a> Compiled<'a> {
             .position(|point| &point.name == name)
             .expect("processing overrides keeps the entry point");
         let uses = info.get_entry_point(entry);
+        let operations = work::operations(&module, &info, entry);
         let bytes: u64 = module
             .global_variables
             .iter()
@@ -218,7 +221,7 @@ impl<'a> Compiled<'a> {
             })
             .sum();
         let size = module.entry_points[entry].workgroup_size;
-        Ok(Workgroup { size, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) })
+        Ok(Workgroup { size, operations, bytes: u32::try_from(bytes).unwrap_or(u32::MAX) })
     }
 
     fn override_problem(&self, error: &PipelineConstantError) -> ProgramError {

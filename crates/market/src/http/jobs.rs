@@ -232,7 +232,7 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
             }
             Verify::Quorum { agree } => Policy::Quorum { agree },
         },
-        work: UnitWork::default(),
+        work: UnitWork { flops: plan.work.flops, bytes: plan.work.bytes },
         devices: 1,
         replicas: 1,
     };
