@@ -44,7 +44,10 @@ pub fn measure(report: &mut Report) {
         replicas: 1,
     };
     let spec = JobSpec::plain("no-op".into(), JobKind::Batch, "[]".into(), stage);
-    run(&mut state, Command::Submit(Submission { owner: client, spec, quoted: vec![], budget: None, key: None }.into()));
+    run(
+        &mut state,
+        Command::Submit(Submission { owner: client, spec, quoted: vec![], budget: None, key: None }.into()),
+    );
     let output = OutputCommitment::of(b"done");
     let started = Instant::now();
     let mut turn = 0;
