@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, RwLock},
 };
 
 use api::{Challenge, ChallengeRequest, LoginRequest, Session, code};
@@ -30,6 +30,8 @@ const CHALLENGE_MS: u64 = 5 * 60 * 1000;
 /// Challenges that are remembered. Whoever asks for more makes the market forget the oldest: anybody may ask, so that a flood
 /// must not keep others from logging in.
 const CHALLENGES_MAX: usize = 10_000;
+/// Tokens that are remembered as good. Only this market's own get in, so that nobody can fill it with noise.
+const CHECKED_MAX: usize = 50_000;
 /// How long a token lasts.
 const TOKEN_MS: u64 = 15 * 60 * 1000;
 /// How long a token lasts whose session key ends within [`TOKEN_MS`].
@@ -56,6 +58,8 @@ pub struct Auth {
     scheme: &'static str,
     hosts: Hosts,
     pending: Mutex<Challenges>,
+    /// Tokens whose signature was checked, with their caller and their end. Checking costs more than most requests.
+    checked: RwLock<HashMap<String, (Caller, u64)>>,
 }
 
 /// Challenges that wait for their answer.
@@ -141,6 +145,7 @@ impl Auth {
             scheme: if tls { "https" } else { "http" },
             hosts: Hosts { listen, named: hosts },
             pending: Mutex::default(),
+            checked: RwLock::default(),
         }
     }
 
@@ -284,6 +289,10 @@ impl Auth {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim())
             .ok_or_else(|| Failure::new(code::UNAUTHENTICATED, "the request carries no token", fix))?;
+        let checked = self.checked.read().unwrap_or_else(PoisonError::into_inner).get(token).copied();
+        if let Some((caller, _)) = checked.filter(|(_, exp_s)| *exp_s > now_ms() / 1000) {
+            return Ok(caller);
+        }
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
             .map_err(|error| {
                 let detail = match error.kind() {
@@ -293,7 +302,17 @@ impl Auth {
                 Failure::new(code::UNAUTHENTICATED, detail, fix)
             })?
             .claims;
-        Ok(Caller { account: claims.sub, key: claims.key })
+        let caller = Caller { account: claims.sub, key: claims.key };
+        let mut checked = self.checked.write().unwrap_or_else(PoisonError::into_inner);
+        if checked.len() >= CHECKED_MAX {
+            let now_s = now_ms() / 1000;
+            checked.retain(|_, (_, exp_s)| *exp_s > now_s);
+            if checked.len() >= CHECKED_MAX {
+                checked.clear();
+            }
+        }
+        checked.insert(token.to_owned(), (caller, claims.exp));
+        Ok(caller)
     }
 }
 
