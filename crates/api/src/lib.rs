@@ -641,6 +641,10 @@ pub struct UnitOutputs {
 pub struct ReceiptsRequest {
     /// At most 64.
     pub receipts: Vec<SignedReceipt>,
+    /// Work that is wanted with the answer, which saves a worker with short units a request. It is not waited for
+    /// (`wait_ms` is not looked at): whoever gets none asks for leases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<LeaseRequest>,
 }
 
 /// One answer a receipt, in order.
@@ -648,6 +652,9 @@ pub struct ReceiptsRequest {
 pub struct ReceiptsAnswer {
     /// What became of each.
     pub results: Vec<ReceiptResult>,
+    /// The work that was asked for with them, as far as there is some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<Lease>,
 }
 
 /// What became of a receipt.

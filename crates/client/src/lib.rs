@@ -225,9 +225,11 @@ impl Client {
         self.send(&call.signed_in().repeatable()).await.map(drop)
     }
 
-    /// Commits to results. Sending a receipt again gives its first answer again.
+    /// Commits to results. Sending a receipt again gives its first answer again; not so the work that is wanted with it, so
+    /// that such a request is not repeated by itself.
     pub async fn receipts(&self, request: &ReceiptsRequest) -> Result<ReceiptsAnswer, Error> {
-        self.json(&Call::post("/v1/receipts", request).signed_in().repeatable()).await
+        let call = Call::post("/v1/receipts", request).signed_in();
+        self.json(&if request.next.is_some() { call } else { call.repeatable() }).await
     }
 }
 

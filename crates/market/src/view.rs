@@ -320,10 +320,14 @@ pub fn worker(state: &State, id: PublicKey, now_ms: u64) -> Option<Worker> {
     })
 }
 
+/// These leases, as their worker sees them. One that ended within its own group is not shown.
+pub fn leases(state: &State, now_ms: u64, leases: &[LeaseId]) -> Vec<Lease> {
+    leases.iter().filter_map(|id| lease(state, now_ms, *id)).collect()
+}
+
 /// The leases just granted, or why there are none.
 pub fn lease_answer(state: &State, now_ms: u64, worker: PublicKey, leases: &[LeaseId]) -> LeaseAnswer {
-    // One that ended within its own group is not shown.
-    let leases: Vec<_> = leases.iter().filter_map(|id| lease(state, now_ms, *id)).collect();
+    let leases = self::leases(state, now_ms, leases);
     let reason = leases.is_empty().then(|| reason_of(state, worker, now_ms));
     LeaseAnswer { leases, reason }
 }

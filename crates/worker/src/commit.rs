@@ -352,7 +352,7 @@ pub(crate) async fn hand_in(
             })
             .count();
         let receipts: Vec<_> = waiting[..batch].iter().map(|one| one.receipt.clone()).collect();
-        match context.client.receipts(&ReceiptsRequest { receipts }).await {
+        match context.client.receipts(&ReceiptsRequest { receipts, next: None }).await {
             Ok(answer) => {
                 singly = singly.saturating_sub(1);
                 backoff.reset();
@@ -502,7 +502,7 @@ mod tests {
             return (StatusCode::BAD_REQUEST, serde_json::to_string(&problem).unwrap()).into_response();
         }
         let accepted = |lease| ReceiptResult::Accepted { lease: LeaseId(lease), paid: Amount(1), rest: None };
-        Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect() }).into_response()
+        Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect(), leases: vec![] }).into_response()
     }
 
     fn facts() -> DeviceFacts {

@@ -798,12 +798,19 @@ export type ReceiptResult =
 
 /** One answer a receipt, in order. */
 export interface ReceiptsAnswer {
+  /** The work that was asked for with them, as far as there is some. */
+  leases?: Lease[];
   /** What became of each. */
   results: ReceiptResult[];
 }
 
 /** `POST /v1/receipts`. */
 export interface ReceiptsRequest {
+  /**
+   * Work that is wanted with the answer, which saves a worker with short units a request. It is not waited for
+   * (`wait_ms` is not looked at): whoever gets none asks for leases.
+   */
+  next?: LeaseRequest | null;
   /** At most 64. */
   receipts: SignedReceipt[];
 }

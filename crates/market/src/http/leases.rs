@@ -21,6 +21,16 @@ const WAIT_MS_MAX: u32 = 30_000;
 /// Characters of a release's explanation.
 const DETAIL_CHARS_MAX: usize = 1000;
 
+/// Checks what is wanted.
+pub fn check(request: &LeaseRequest) -> Result<(), Failure> {
+    check_instance(&request.instance)?;
+    if request.packages_max == 0 || request.packages_max > PACKAGES_MAX {
+        let detail = format!("a request is for 1 to {PACKAGES_MAX} packages");
+        return Err(Failure::new(code::REQUEST_INVALID, detail, "ask again for the rest").at("packages_max"));
+    }
+    Ok(())
+}
+
 /// Ask for work and wait for it
 #[utoipa::path(post, path = "/v1/leases", tag = "workers", operation_id = "lease",
     request_body = LeaseRequest, security(("token" = [])),
@@ -30,11 +40,7 @@ pub async fn lease(
     caller: Caller,
     JsonBody(request): JsonBody<LeaseRequest>,
 ) -> Result<Json<LeaseAnswer>, Failure> {
-    check_instance(&request.instance)?;
-    if request.packages_max == 0 || request.packages_max > PACKAGES_MAX {
-        let detail = format!("a request is for 1 to {PACKAGES_MAX} packages");
-        return Err(Failure::new(code::REQUEST_INVALID, detail, "ask again for the rest").at("packages_max"));
-    }
+    check(&request)?;
     let wish = LeaseWish {
         worker: caller.key,
         instance: request.instance,

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use api::{ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
+use api::{LeaseRequest, ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
 use axum::{Json, body::Bytes, extract::State};
 use engine::{Answer, Command, ReceiptOutcome};
 use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
@@ -18,6 +18,9 @@ use crate::{auth::Caller, failure::Failure, view};
 
 /// Receipts of one request.
 const RECEIPTS_MAX: usize = 64;
+/// Bytes of a request that is checked on the thread that read it: a few signatures take less time than another thread to
+/// wake up. Larger ones must not hold up the other connections of that thread.
+const CHECKED_HERE_BYTES_MAX: usize = 4 * 1024;
 /// Jobs whose output lengths are remembered.
 const JOBS_REMEMBERED_MAX: usize = 10_000;
 /// Characters of the adapter's name in a receipt.
@@ -70,13 +73,17 @@ enum Checked {
     responses((status = 200, body = ReceiptsAnswer), Problems))]
 pub async fn receipts(
     State(app): State<Shared>,
-    _caller: Caller,
+    caller: Caller,
     RawBody(body): RawBody,
 ) -> Result<Json<ReceiptsAnswer>, Failure> {
-    let checking = app.clone();
-    let (mut checked, absent) = tokio::task::spawn_blocking(move || check_all(&checking, &body))
-        .await
-        .map_err(Failure::internal)??;
+    let CheckedRequest { mut checked, absent, next } = if body.len() <= CHECKED_HERE_BYTES_MAX {
+        check_all(&app, &body)?
+    } else {
+        let checking = app.clone();
+        tokio::task::spawn_blocking(move || check_all(&checking, &body))
+            .await
+            .map_err(Failure::internal)??
+    };
     for (index, job, unknown) in absent {
         if let Err(failure) = find(&app, job, &unknown).await {
             let (Checked::Fit { lease, .. } | Checked::Unfit { lease, .. }) = checked[index];
@@ -94,10 +101,20 @@ pub async fn receipts(
             Checked::Unfit { lease, failure } => slots.push((lease, Err(failure))),
         }
     }
-    let results = if commands.is_empty() {
-        Vec::new()
+    let wants_more = next.is_some();
+    if let Some(LeaseRequest { instance, packages_max, others_only, .. }) = next {
+        let worker = caller.key;
+        commands.push(Command::RequestLeases { worker, instance, packages_max, others_only });
+    }
+    let (results, leases) = if commands.is_empty() {
+        (Vec::new(), Vec::new())
     } else {
-        let answers = |state: &engine::State, now_ms, results: Vec<_>| {
+        let answers = move |state: &engine::State, now_ms, mut results: Vec<_>| {
+            // A refusal is given to the worker with its reason when it asks for leases and nothing else.
+            let leases = match wants_more.then(|| results.pop()).flatten() {
+                Some(Ok(Answer::Leases(leases))) => view::leases(state, now_ms, &leases),
+                _ => Vec::new(),
+            };
             let with_rest = |answer| match answer {
                 Answer::Receipt { outcome, rest } => {
                     let rest = rest.and_then(|rest| view::lease(state, now_ms, rest)).map(Box::new);
@@ -105,7 +122,9 @@ pub async fn receipts(
                 }
                 _ => (ReceiptOutcome::Checking, None),
             };
-            results.into_iter().map(|result: Result<_, _>| result.map(with_rest)).collect()
+            let results: Vec<_> =
+                results.into_iter().map(|result: Result<_, _>| result.map(with_rest)).collect();
+            (results, leases)
         };
         app.committer.decide_all(commands, answers).await?
     };
@@ -138,7 +157,8 @@ pub async fn receipts(
         results.iter().filter(|result| matches!(result, ReceiptResult::Refused { .. })).count() as u64;
     app.metrics.receipts_refused.inc_by(refused);
     app.metrics.receipts.inc_by(results.len() as u64 - refused);
-    Ok(Json(ReceiptsAnswer { results }))
+    app.metrics.leases.inc_by(leases.len() as u64);
+    Ok(Json(ReceiptsAnswer { results, leases }))
 }
 
 /// Outputs that are not known to be there, by their number.
@@ -146,13 +166,23 @@ type Unknown = Vec<(usize, OutputCommitment)>;
 /// A receipt's place, its job, and its unknown outputs.
 type Absent = (usize, JobId, Unknown);
 
-fn check_all(app: &Arc<App>, body: &Bytes) -> Result<(Vec<Checked>, Vec<Absent>), Failure> {
+/// A request whose receipts were checked as far as that goes without the state.
+struct CheckedRequest {
+    checked: Vec<Checked>,
+    absent: Vec<Absent>,
+    next: Option<LeaseRequest>,
+}
+
+fn check_all(app: &Arc<App>, body: &Bytes) -> Result<CheckedRequest, Failure> {
     let request: ReceiptsRequest = super::extract::parse(body)?;
     if request.receipts.len() > RECEIPTS_MAX {
         let detail = format!("a request carries at most {RECEIPTS_MAX} receipts");
         return Err(
             Failure::new(code::REQUEST_INVALID, detail, "send the rest in another request").at("receipts")
         );
+    }
+    if let Some(next) = &request.next {
+        super::leases::check(next)?;
     }
     let mut absent = Vec::new();
     let checked = request
@@ -172,7 +202,7 @@ fn check_all(app: &Arc<App>, body: &Bytes) -> Result<(Vec<Checked>, Vec<Absent>)
             }
         })
         .collect();
-    Ok((checked, absent))
+    Ok(CheckedRequest { checked, absent, next: request.next })
 }
 
 fn invalid(detail: impl Into<String>) -> Failure {

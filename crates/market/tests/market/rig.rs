@@ -227,7 +227,7 @@ impl Person {
 
     pub async fn commit(&self, receipts: Vec<SignedReceipt>) -> Vec<ReceiptResult> {
         let answer: ReceiptsAnswer =
-            good(self.post("/v1/receipts", &ReceiptsRequest { receipts }).await).await;
+            good(self.post("/v1/receipts", &ReceiptsRequest { receipts, next: None }).await).await;
         answer.results
     }
 

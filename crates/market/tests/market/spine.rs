@@ -1,9 +1,12 @@
 //! From submission to payment.
 
-use api::{Job, JobState, Ledger, Page, Payment, PaymentKind, ReceiptResult, WorkerState};
+use api::{
+    Job, JobState, LeaseRequest, Ledger, Page, Payment, PaymentKind, ReceiptResult, ReceiptsAnswer,
+    ReceiptsRequest, WorkerState,
+};
 use protocol::Amount;
 
-use crate::rig::{Rig, doubled, until};
+use crate::rig::{Rig, bad, doubled, good, until};
 
 #[tokio::test]
 async fn a_job_is_run_checked_by_the_verifier_paid_and_joined() {
@@ -68,6 +71,34 @@ async fn a_job_is_run_checked_by_the_verifier_paid_and_joined() {
     assert_eq!((account.earned, account.available), (Amount(5400), Amount(5400)));
     let ledger: Ledger = rig.get("/v1/ledger").await;
     assert_eq!(ledger.deposited.0, ledger.available.0 + ledger.held.0 + ledger.treasury.0 + ledger.burned.0);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_receipt_brings_the_next_lease_to_whoever_wants_it() {
+    let rig = Rig::start().await;
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let market = rig.market.key().public();
+    worker.announce("a").await;
+    let mut request = client.doubling(3).await;
+    request.package_units = Some(1);
+    client.submit(&request).await;
+    let mut leases = worker.lease("a", 1, 0).await.leases;
+    let mut units = Vec::new();
+    while let Some(lease) = leases.pop() {
+        units.extend(lease.units.iter().flat_map(|run| run.units()));
+        let receipts = vec![worker.compute(market, &lease, doubled).await];
+        let next =
+            Some(LeaseRequest { instance: "a".into(), packages_max: 1, wait_ms: 30_000, others_only: false });
+        let response = worker.post("/v1/receipts", &ReceiptsRequest { receipts, next }).await;
+        let answer: ReceiptsAnswer = good(response).await;
+        assert!(matches!(answer.results[..], [ReceiptResult::Checking { .. }]), "{answer:?}");
+        leases = answer.leases;
+    }
+    // The last answer brought nothing, and did not wait for it.
+    assert_eq!(units, [0, 1, 2]);
+    let next = Some(LeaseRequest { instance: "a".into(), packages_max: 65, wait_ms: 0, others_only: false });
+    let problem = bad(worker.post("/v1/receipts", &ReceiptsRequest { receipts: vec![], next }).await).await;
+    assert_eq!(problem.field.as_deref(), Some("packages_max"));
 }
 
 #[tokio::test]
