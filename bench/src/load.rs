@@ -2,7 +2,8 @@
 //!
 //! The load stands for workers whose units take no time. It signs every receipt; outputs are one blob that is there before
 //! the first receipt. Client and market share the machine's cores. Trust works as always: the first packages of each
-//! worker are checked by another owner, later ones by the draw.
+//! worker are checked by another owner, later ones by the draw. A receipt's answer brings the next lease, as it does for every
+//! worker that asks for it.
 
 use std::{
     path::Path,
@@ -27,9 +28,20 @@ use protocol::{
 
 use crate::{market::Market, report::Report};
 
-/// Connections that lease and commit.
-const WORKERS: u8 = 8;
+/// How the load asks for work.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// Workers, each with a key and a connection of its own.
+    pub workers: u8,
+    /// Units of a package.
+    pub package_units: u32,
+    /// Packages of a request.
+    pub packages: u32,
+}
 
+const INSTANCE: &str = "bench";
+/// What every unit leaves: one zero.
+const OUTPUT: Bytes = Bytes::from_static(&[0; 4]);
 /// One thread that writes nothing: the output stays the zeros it was cleared to.
 const KERNEL: &str = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
 @compute @workgroup_size(1) fn main() { if (arrayLength(&out) > 1000u) { out[0] = 1u; } }";
@@ -55,23 +67,28 @@ pub fn device() -> DeviceFacts {
 
 /// Measures packages of one unit and of a hundred.
 pub async fn measure(report: &mut Report, plexus: &Path) -> Result<()> {
-    for (package_units, units, aim) in [(1, 60_000, ">= 5000"), (100, 600_000, ">= 50000")] {
-        let market = Market::start(plexus, &["--no-verifier"]).await?;
-        let rate = run(&market, package_units, units).await?;
-        market.stop().await?;
+    for (package_units, packages, units, aim) in [(1, 64, 60_000, ">= 5000"), (100, 8, 600_000, ">= 50000")] {
+        let rate = rate(plexus, Manner { workers: 8, package_units, packages }, units).await?;
         let metric = format!("durable no-op units over HTTP, packages of {package_units}");
         report.add(metric, rate, "units/s", Some(aim));
     }
     Ok(())
 }
 
-async fn run(market: &Market, package_units: u32, units: u64) -> Result<f64> {
-    let owner = Client::new(&market.address, SecretKey::from_seed([200; 32]))?;
-    let wallet = SecretKey::from_seed([200; 32]).public();
+/// Units a second of a new market, from the submission of a job to its end: all of them paid.
+pub async fn rate(plexus: &Path, manner: Manner, units: u64) -> Result<f64> {
+    let market = Market::start(plexus, &["--no-verifier"]).await?;
+    let rate = run(&market, manner, units).await?;
+    market.stop().await?;
+    Ok(rate)
+}
+
+/// A job of units that do nothing, its blobs uploaded and its price in the owner's account.
+pub async fn prepare(owner: &Client, units: u64, package_units: u32) -> Result<JobRequest> {
+    let wallet = owner.key().context("a client with a key")?.public();
     owner.deposit(&wallet, Amount(1_000 * protocol::BASE_UNITS_PER_TOKEN)).await.context("no faucet")?;
     let kernel = owner.upload_blob(Bytes::from_static(KERNEL.as_bytes())).await?;
-    let output = Bytes::from_static(&[0; 4]);
-    owner.upload_blob(output.clone()).await?;
+    owner.upload_blob(OUTPUT).await?;
     let manifest: Manifest = serde_json::from_value(serde_json::json!({
         "version": 1, "runtime": "wgsl", "kind": "batch",
         "program": {
@@ -80,29 +97,7 @@ async fn run(market: &Market, package_units: u32, units: u64) -> Result<f64> {
             "passes": [ { "kernel": "noop", "bind": ["out"], "dispatch": [1] } ] },
         "limits": { "memory_bytes_max": 1024, "time_ms_max": 1000 },
         "verify": { "policy": "audit", "rate_min": 0.0 } }))?;
-    let market_key = owner.market().await?.market;
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut workers = Vec::new();
-    for seed in 1..=WORKERS {
-        let worker = Worker {
-            client: Client::new(&market.address, SecretKey::from_seed([seed; 32]))?,
-            key: SecretKey::from_seed([seed; 32]),
-            market: market_key,
-            output: OutputCommitment::of(&output),
-            stop: stop.clone(),
-            packages_max: if package_units == 1 { 64 } else { 8 },
-        };
-        let announce = AnnounceRequest {
-            instance: "bench".into(),
-            device: device(),
-            version: "bench".into(),
-            offer: Default::default(),
-        };
-        worker.client.announce(&announce).await?;
-        workers.push(worker);
-    }
-    let request = JobRequest {
+    Ok(JobRequest {
         name: "no-op".into(),
         manifest,
         units,
@@ -111,7 +106,44 @@ async fn run(market: &Market, package_units: u32, units: u64) -> Result<f64> {
         unit_price: Amount(1_000),
         budget: None,
         package_units: Some(package_units),
-    };
+    })
+}
+
+/// The key of worker `number`.
+pub fn worker_key(number: u64) -> SecretKey {
+    let mut seed = [42; 32];
+    seed[..8].copy_from_slice(&number.to_be_bytes());
+    SecretKey::from_seed(seed)
+}
+
+/// How the load describes itself.
+pub fn announcement() -> AnnounceRequest {
+    AnnounceRequest {
+        instance: INSTANCE.into(),
+        device: device(),
+        version: "bench".into(),
+        offer: Default::default(),
+    }
+}
+
+async fn run(market: &Market, manner: Manner, units: u64) -> Result<f64> {
+    let owner = Client::new(&market.address, SecretKey::from_seed([200; 32]))?;
+    let request = prepare(&owner, units, manner.package_units).await?;
+    let market_key = owner.market().await?.market;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut workers = Vec::new();
+    for seed in 1..=manner.workers {
+        let worker = Worker {
+            client: Client::new(&market.address, SecretKey::from_seed([seed; 32]))?,
+            key: SecretKey::from_seed([seed; 32]),
+            market: market_key,
+            output: OutputCommitment::of(&OUTPUT),
+            stop: stop.clone(),
+            packages_max: manner.packages,
+        };
+        worker.client.announce(&announcement()).await?;
+        workers.push(worker);
+    }
     let started = Instant::now();
     let job = owner.submit(&request).await?;
     let tasks: Vec<_> = workers.into_iter().map(|worker| tokio::spawn(worker.work())).collect();
@@ -146,23 +178,26 @@ struct Worker {
 
 impl Worker {
     async fn work(self) -> Result<()> {
-        let request = LeaseRequest {
-            instance: "bench".into(),
+        let wish = |wait_ms| LeaseRequest {
+            instance: INSTANCE.into(),
             packages_max: self.packages_max,
-            wait_ms: 500,
+            wait_ms,
             others_only: false,
         };
+        let mut leases = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
-            let leases = self.client.lease(&request).await?.leases;
             if leases.is_empty() {
+                leases = self.client.lease(&wish(500)).await?.leases;
                 continue;
             }
             let receipts = leases.iter().map(|lease| self.receipt(lease)).collect();
-            for result in self.client.receipts(&ReceiptsRequest { receipts }).await?.results {
+            let answer = self.client.receipts(&ReceiptsRequest { receipts, next: Some(wish(0)) }).await?;
+            for result in answer.results {
                 if let ReceiptResult::Refused { lease, problem } = result {
                     bail!("the receipt of {lease} was refused: {problem}");
                 }
             }
+            leases = answer.leases;
         }
         Ok(())
     }

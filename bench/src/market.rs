@@ -1,6 +1,9 @@
 //! A market of its own for a measurement: the real binary on a free port with a fresh store.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -13,13 +16,27 @@ pub struct Market {
     /// Its address, such as `http://127.0.0.1:40123`.
     pub address: String,
     process: Child,
-    folder: tempfile::TempDir,
+    /// Removed with the market, where it is the market's own.
+    folder: Folder,
+}
+
+enum Folder {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
 }
 
 impl Market {
-    /// Starts `plexus up` and waits until it listens.
+    /// Starts `plexus up` in a fresh folder and waits until it listens.
     pub async fn start(plexus: &Path, arguments: &[&str]) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        Self::start_with(plexus, arguments, Folder::Own(tempfile::tempdir()?)).await
+    }
+
+    /// Starts `plexus up` in this folder and waits until it listens.
+    pub async fn start_in(plexus: &Path, arguments: &[&str], folder: &Path) -> Result<Self> {
+        Self::start_with(plexus, arguments, Folder::Given(folder.to_owned())).await
+    }
+
+    async fn start_with(plexus: &Path, arguments: &[&str], folder: Folder) -> Result<Self> {
         let mut process = Command::new(plexus)
             .args(["up", "--json", "--listen", "127.0.0.1:0", "--faucet"])
             .args(arguments)
@@ -44,8 +61,36 @@ impl Market {
         self.folder.path()
     }
 
-    /// Ends the market.
+    /// What the process has in memory, in bytes: its resident set.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let id = self.process.id().context("the market has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("needs Linux")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().next().context("no number")?.parse()?;
+        Ok(kib * 1024)
+    }
+
+    /// Ends the market at once, as a power cut would.
     pub async fn stop(mut self) -> Result<()> {
         self.process.kill().await.context("failed to stop the market")
+    }
+
+    /// Ends the market as an operator does, and waits for it.
+    pub async fn end(mut self) -> Result<()> {
+        let id = self.process.id().context("the market has ended")?;
+        // Without `unsafe`, the shell has to send the signal.
+        let script = format!("kill -s TERM {id}");
+        Command::new("sh").args(["-c", &script]).status().await?;
+        self.process.wait().await?;
+        Ok(())
+    }
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(folder) => folder.path(),
+            Self::Given(folder) => folder,
+        }
     }
 }

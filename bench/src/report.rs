@@ -10,7 +10,9 @@ use serde::Serialize;
 struct Row {
     bench: &'static str,
     metric: String,
-    value: f64,
+    /// Nothing where it could not be measured; then `not_run` says why.
+    value: Option<f64>,
+    not_run: Option<String>,
     unit: &'static str,
     peer: Option<f64>,
     ratio: Option<f64>,
@@ -44,11 +46,42 @@ impl Report {
         unit: &'static str,
         aim: Option<&'static str>,
     ) {
-        let (metric, machine, commit) = (metric.into(), self.machine.clone(), self.commit.clone());
+        let metric = metric.into();
         eprintln!("  {metric}: {} {unit}", number(value));
-        let row =
-            Row { bench: self.bench, metric, value, unit, peer: None, ratio: None, aim, machine, commit };
-        self.rows.push(row);
+        self.push(metric, Some(value), unit, aim);
+    }
+
+    /// Adds how many times `peer` a figure is.
+    pub fn add_ratio(&mut self, metric: impl Into<String>, value: f64, peer: f64, aim: Option<&'static str>) {
+        self.add(metric, value / peer, "times", aim);
+        if let Some(row) = self.rows.last_mut() {
+            (row.peer, row.ratio) = (Some(peer), Some(value / peer));
+        }
+    }
+
+    /// Says what could not be measured, and why: nothing is left out in silence.
+    pub fn add_not_run(&mut self, metric: impl Into<String>, why: impl Into<String>) {
+        let (metric, why) = (metric.into(), why.into());
+        eprintln!("  {metric}: not run: {why}");
+        self.push(metric, None, "", None);
+        if let Some(row) = self.rows.last_mut() {
+            row.not_run = Some(why);
+        }
+    }
+
+    fn push(&mut self, metric: String, value: Option<f64>, unit: &'static str, aim: Option<&'static str>) {
+        self.rows.push(Row {
+            bench: self.bench,
+            metric,
+            value,
+            not_run: None,
+            unit,
+            peer: None,
+            ratio: None,
+            aim,
+            machine: self.machine.clone(),
+            commit: self.commit.clone(),
+        });
     }
 
     /// The figures as a Markdown table.
@@ -56,9 +89,13 @@ impl Report {
         let mut text =
             String::from("| metric | value | unit | aim | reached |\n| --- | ---: | --- | --- | --- |\n");
         for row in &self.rows {
-            let reached = row.aim.and_then(|aim| reached(row.value, aim));
+            let reached = row.value.zip(row.aim).and_then(|(value, aim)| reached(value, aim));
             let reached = reached.map_or("", |reached| if reached { "yes" } else { "no" });
-            let (value, aim) = (number(row.value), row.aim.unwrap_or(""));
+            let aim = row.aim.unwrap_or("");
+            let value = match (row.value, &row.not_run) {
+                (Some(value), _) => number(value),
+                (None, why) => format!("not run: {}", why.as_deref().unwrap_or("unknown")),
+            };
             writeln!(text, "| {} | {value} | {} | {aim} | {reached} |", row.metric, row.unit)
                 .expect("a String takes all");
         }
