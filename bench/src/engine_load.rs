@@ -80,6 +80,7 @@ impl Network {
             time_ms_max: 1_000,
             requirements,
             outputs_exact: vec![true],
+            output_bytes: vec![],
             policy: Policy::Audit { rate_min_ppm: 0 },
             work: Default::default(),
             devices: 1,

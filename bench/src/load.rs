@@ -106,6 +106,8 @@ pub async fn prepare(owner: &Client, units: u64, package_units: u32) -> Result<J
         unit_price: Amount(1_000),
         budget: None,
         package_units: Some(package_units),
+        deadline_in_s: None,
+        attempts_max: None,
     })
 }
 

@@ -280,6 +280,8 @@ impl World {
             unit_price: Amount(1000),
             budget: None,
             package_units: Some(package_units),
+            deadline_in_s: None,
+            attempts_max: None,
         };
         self.client.submit(&request).await.unwrap().id
     }

@@ -197,6 +197,192 @@ pub struct JobRequest {
     /// Units a package; the market decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_units: Option<u32>,
+    /// In how many seconds the job is to be done; nothing of it is given out later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_in_s: Option<u32>,
+    /// Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+}
+
+/// `POST /v1/jobs` for a job of several stages, or one that is run again and again. Every blob it names must have been
+/// uploaded.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GraphRequest {
+    /// A name for people, at most 100 characters.
+    pub name: String,
+    /// What is computed; a stage reads blobs and what stages before it put out.
+    pub stages: Vec<StageRequest>,
+    /// Whether all stages are run again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iterate: Option<IterateRequest>,
+    /// How outputs become files.
+    #[serde(default)]
+    pub joins: Vec<JoinSpec>,
+    /// The most the job may hold in escrow; no cap when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Amount>,
+    /// In how many seconds the job is to be done; nothing of it is given out later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_in_s: Option<u32>,
+    /// Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+}
+
+impl From<JobRequest> for GraphRequest {
+    /// The job of one nameless stage that a plain request asks for.
+    fn from(plain: JobRequest) -> Self {
+        Self {
+            name: plain.name,
+            stages: vec![StageRequest {
+                name: String::new(),
+                manifest: plain.manifest,
+                units: plain.units,
+                inputs: plain.inputs.into_iter().map(StageInput::Split).collect(),
+                unit_price: plain.unit_price,
+                package_units: plain.package_units,
+            }],
+            iterate: None,
+            joins: plain.joins,
+            budget: plain.budget,
+            deadline_in_s: plain.deadline_in_s,
+            attempts_max: plain.attempts_max,
+        }
+    }
+}
+
+/// A plain job, or one of several stages.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum SubmitRequest {
+    /// One stage, run once.
+    Plain(JobRequest),
+    /// Several stages, or a loop.
+    Graph(GraphRequest),
+}
+
+/// Units of one program.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StageRequest {
+    /// Its name, unlike those of the other stages; at most 100 characters.
+    pub name: String,
+    /// What a unit computes.
+    pub manifest: Manifest,
+    /// How many units, in each iteration.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// One a manifest input, in order.
+    pub inputs: Vec<StageInput>,
+    /// What one unit pays.
+    pub unit_price: Amount,
+    /// Units a package; the market decides when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_units: Option<u32>,
+}
+
+/// Where an input of a stage comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum StageInput {
+    /// From a blob.
+    Split(InputSplit),
+    /// From what other units put out.
+    Gather(Box<GatherInput>),
+}
+
+impl StageInput {
+    /// Bytes a unit sees.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Split(split) => split.length,
+            Self::Gather(gather) => gather.length,
+        }
+    }
+}
+
+/// An input that is made of other units' outputs: unit `i` reads one output of the upstream units
+/// `[i · step, i · step + count)`, one after the other, and of that the `length` bytes from `offset + i · stride`; what is
+/// missing is zero. With `step` and `count` 1 that is a map, with both `k` a reduction of `k` units to one, with `step` 0 the
+/// same units for everybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GatherInput {
+    /// The upstream stage's name.
+    pub stage: String,
+    /// Which of its outputs.
+    #[serde(default)]
+    pub output: u32,
+    /// Upstream units from one unit's first to the next one's.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub step: u64,
+    /// Upstream units a unit reads, at most 4 096.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub count: u64,
+    /// Where unit 0 begins in their outputs, in bytes.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub offset: u64,
+    /// From one unit's beginning to the next one's, in bytes.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub stride: u64,
+    /// Bytes a unit sees.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub length: u64,
+    /// Given when the upstream units are those of the iteration before; the first iteration reads this instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<InputSplit>,
+}
+
+/// A job whose stages run again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IterateRequest {
+    /// Most iterations; the escrow covers them all.
+    pub times_max: u32,
+    /// When to stop earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
+}
+
+/// When an iterated job is done. Both are decided on the commitments of accepted outputs alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Until {
+    /// An iteration put out the same as the one before, in every unit of this stage.
+    Unchanged {
+        /// The stage's name.
+        stage: String,
+        /// Which of its outputs.
+        #[serde(default)]
+        output: u32,
+    },
+    /// Every unit of this stage put out these bytes.
+    Equals {
+        /// The stage's name.
+        stage: String,
+        /// Which of its outputs.
+        #[serde(default)]
+        output: u32,
+        /// The blob that the output is to be; it need not be there.
+        blob: Hash,
+    },
+}
+
+/// `POST /v1/jobs/{id}/resume`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeRequest {
+    /// A new deadline, in seconds from now; the old one, if it is still to come, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_in_s: Option<u32>,
 }
 
 /// Where a job is in its life.
@@ -207,6 +393,8 @@ pub enum JobState {
     Waiting,
     /// Some units are leased or done.
     Running,
+    /// Its owner holds back what waits; what runs goes on.
+    Paused,
     /// Every unit is accepted.
     Done,
     /// Ended by its owner.
@@ -238,6 +426,37 @@ pub struct Progress {
     #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub parked: u64,
+    /// Waiting for other units' results.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub blocked: u64,
+    /// Not wanted any more, because an earlier iteration reached what the job was for.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub skipped: u64,
+}
+
+/// One stage of a job of several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobStage {
+    /// Its name.
+    pub name: String,
+    /// Stages whose outputs it reads; those of the iteration before stand with a leading `previous `.
+    pub reads: Vec<String>,
+    /// How many units, in each iteration.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub units: u64,
+    /// Units accepted in the current iteration.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub accepted_now: u64,
+    /// Where the units of all iterations are.
+    pub progress: Progress,
+    /// The blob with the manifest.
+    pub manifest: Hash,
+    /// What one unit pays.
+    pub unit_price: Amount,
 }
 
 /// What verification did for a job so far, in units.
@@ -303,6 +522,17 @@ pub struct JobMoney {
     pub held: Amount,
 }
 
+/// How far an iterated job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobIteration {
+    /// The iteration that runs, or the last one, from 1.
+    pub current: u32,
+    /// Most iterations.
+    pub times_max: u32,
+    /// Whether an iteration reached what the job was for, so that `current` is the last one.
+    pub reached: bool,
+}
+
 /// `GET /v1/jobs/{id}`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Job {
@@ -325,13 +555,22 @@ pub struct Job {
     pub units: u64,
     /// Where they are.
     pub progress: Progress,
-    /// The blob with the manifest.
+    /// Its stages, where it has several or is iterated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<JobStage>,
+    /// The current iteration, from 1, and how many there are at most; of an iterated job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iteration: Option<JobIteration>,
+    /// When it is to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// The blob with the manifest, of the first stage.
     pub manifest: Hash,
-    /// Its inputs.
+    /// Its inputs, as far as they are blobs; of the first stage.
     pub inputs: Vec<InputSplit>,
     /// Its result files.
     pub joins: Vec<JoinSpec>,
-    /// What one unit pays.
+    /// What one unit pays, of the first stage.
     pub unit_price: Amount,
     /// Its money.
     pub money: JobMoney,
@@ -360,6 +599,10 @@ pub enum UnitState {
     Accepted,
     /// Given up after too many attempts.
     Parked,
+    /// Waits for other units' results.
+    Blocked,
+    /// Not wanted any more, because an earlier iteration reached what the job was for.
+    Skipped,
 }
 
 /// One unit of `GET /v1/jobs/{id}/units`.
@@ -367,6 +610,16 @@ pub enum UnitState {
 pub struct Unit {
     /// The unit.
     pub id: UnitId,
+    /// Its stage, where the job has several or is iterated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Its iteration, from 1, of an iterated job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iteration: Option<u32>,
+    /// Its number in its stage.
+    #[serde(default, with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub index: u64,
     /// Where it is.
     pub state: UnitState,
     /// Its outputs, once accepted.

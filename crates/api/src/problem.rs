@@ -145,6 +145,8 @@ pub mod code {
         JOB_ENDED = "job_ended", 409, "The job has ended";
         /// A worker is rated once a job.
         RATED_BEFORE = "rated_before", 409, "The worker was rated before";
+        /// The job did not end incomplete, so that nothing of it can go on.
+        JOB_NOT_INCOMPLETE = "job_not_incomplete", 409, "The job did not end incomplete";
         /// One idempotency key for two different requests.
         IDEMPOTENCY_CONFLICT = "idempotency_conflict", 409, "The idempotency key was used for another request";
         /// One caller asks too much in too short a time.

@@ -14,9 +14,9 @@ mod transport;
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    Account, AnnounceRequest, DepositRequest, Health, HeartbeatAnswer, HeartbeatRequest, Job, JobRequest,
-    LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, ReceiptsAnswer,
-    ReceiptsRequest, ReleaseRequest, Unit, Worker,
+    Account, AnnounceRequest, DepositRequest, GraphRequest, Health, HeartbeatAnswer, HeartbeatRequest, Job,
+    JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, ReceiptsAnswer,
+    ReceiptsRequest, ReleaseRequest, ResumeRequest, Unit, Worker,
 };
 use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey};
 use reqwest::Url;
@@ -155,6 +155,11 @@ impl Client {
         self.json(&Call::post("/v1/jobs", job).signed_in().with_idempotency_key()).await
     }
 
+    /// Submits a job of several stages, or one that is iterated.
+    pub async fn submit_graph(&self, job: &GraphRequest) -> Result<Job, Error> {
+        self.json(&Call::post("/v1/jobs", job).signed_in().with_idempotency_key()).await
+    }
+
     /// Jobs, newest first; `owner` limits them to one wallet's.
     pub async fn jobs(&self, owner: Option<&PublicKey>, cursor: Option<&str>) -> Result<Page<Job>, Error> {
         let owner = owner.map(ToString::to_string);
@@ -174,6 +179,19 @@ impl Client {
     /// Ends a job: finished units are paid, the rest is refunded.
     pub async fn cancel(&self, id: JobId) -> Result<Job, Error> {
         let call = Call::post(format!("/v1/jobs/{id}/cancel"), &serde_json::json!({}));
+        self.json(&call.signed_in().with_idempotency_key()).await
+    }
+
+    /// Holds back what waits of a job, or no longer.
+    pub async fn pause(&self, id: JobId, paused: bool) -> Result<Job, Error> {
+        let action = if paused { "pause" } else { "unpause" };
+        let call = Call::post(format!("/v1/jobs/{id}/{action}"), &serde_json::json!({}));
+        self.json(&call.signed_in().with_idempotency_key()).await
+    }
+
+    /// Lets a job that ended incomplete go on.
+    pub async fn resume(&self, id: JobId, request: &ResumeRequest) -> Result<Job, Error> {
+        let call = Call::post(format!("/v1/jobs/{id}/resume"), request);
         self.json(&call.signed_in().with_idempotency_key()).await
     }
 

@@ -37,6 +37,24 @@ pub enum Command {
         /// Who asks.
         by: PublicKey,
     },
+    /// The owner holds back what waits of a job, or no longer. What runs goes on.
+    Pause {
+        /// The job.
+        job: JobId,
+        /// Who asks.
+        by: PublicKey,
+        /// Whether to hold back.
+        paused: bool,
+    },
+    /// The owner has a job that ended incomplete go on with what it lacks, at the same prices.
+    ResumeJob {
+        /// The job.
+        job: JobId,
+        /// Who asks.
+        by: PublicKey,
+        /// A new deadline; the old one, if it is still to come, when absent.
+        deadline_ms: Option<u64>,
+    },
     /// A worker describes its device.
     Announce {
         /// The key that signs its receipts.
@@ -233,6 +251,9 @@ pub enum Rejection {
     /// The job is over.
     #[error("{0} has ended")]
     JobEnded(JobId),
+    /// Only what ended incomplete can go on.
+    #[error("{0} did not end incomplete")]
+    JobNotIncomplete(JobId),
     /// The submission makes no sense.
     #[error("{0}")]
     SpecInvalid(String),

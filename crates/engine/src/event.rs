@@ -169,6 +169,8 @@ pub enum Event {
         run: UnitRun,
         /// The last failure, for a person.
         why: String,
+        /// Who failed them and how, the last one first.
+        failures: Vec<Failure>,
     },
     /// A job is over and what is left of its escrow went back.
     JobEnded {
@@ -281,6 +283,36 @@ pub enum Event {
         /// All of them.
         params: Params,
     },
+    /// A job's waiting units are held back, or no longer.
+    JobPaused {
+        /// The job.
+        job: JobId,
+        /// Whether they are.
+        paused: bool,
+    },
+    /// A job's deadline passed: nothing more of it is given out.
+    JobOverdue {
+        /// The job.
+        job: JobId,
+    },
+    /// An iterated job has what it was to reach: the iterations after this one are skipped.
+    IterationsEnded {
+        /// The job.
+        job: JobId,
+        /// The last iteration, from 0.
+        last: u64,
+    },
+    /// A job that ended incomplete goes on: what it lacks waits again, with fresh attempts.
+    JobResumed {
+        /// The job.
+        job: JobId,
+        /// Who pays.
+        owner: PublicKey,
+        /// Taken from the owner's balance for what it lacks.
+        escrow: Amount,
+        /// Its new deadline.
+        deadline_ms: Option<u64>,
+    },
 }
 
 impl Event {
@@ -288,6 +320,9 @@ impl Event {
     pub fn may_make_work(&self) -> bool {
         match self {
             Self::JobSubmitted { .. }
+            | Self::JobPaused { paused: false, .. }
+            | Self::JobResumed { .. }
+            | Self::PackageAccepted { .. }
             | Self::LeaseEnded { .. }
             | Self::ReceiptCommitted { .. }
             | Self::LeaseSplit { .. }
@@ -312,10 +347,12 @@ pub struct JobSpec {
     pub kind: JobKind,
     /// The class it is served in.
     pub priority: Priority,
-    /// When its owner wants it done, in milliseconds of the Unix epoch.
+    /// When its owner wants it done, in milliseconds of the Unix epoch: nothing of it is given out later.
     pub deadline_ms: Option<u64>,
     /// Who else has a part in every payment, such as a model's author.
     pub royalty: Option<Royalty>,
+    /// Failed attempts after which a unit is given up; the market's limit when absent.
+    pub attempts_max: Option<u32>,
     /// How outputs become files: JSON that only clients read.
     pub joins_json: String,
     /// What is computed, in the order in which units are numbered; a plain job has one.
@@ -345,6 +382,8 @@ pub struct Stage {
     pub requirements: Requirements,
     /// For each output, whether it compares bit for bit.
     pub outputs_exact: Vec<bool>,
+    /// For each output, its length in bytes; what other stages read is cut by it.
+    pub output_bytes: Vec<u64>,
     /// How results are verified.
     pub policy: Policy,
     /// What one unit costs a device, as estimated at submission.
@@ -477,6 +516,7 @@ impl JobSpec {
             priority: Priority::default(),
             deadline_ms: None,
             royalty: None,
+            attempts_max: None,
             joins_json,
             stages: vec![stage],
             iterate: None,
@@ -667,11 +707,38 @@ pub enum JobEnd {
     Done,
     /// Its owner ended it.
     Cancelled,
-    /// Some units are parked.
+    /// Some units have no result.
     Incomplete {
+        /// Why not.
+        cause: Shortfall,
         /// The last failure.
         why: String,
     },
+}
+
+/// Why a job ended with units that have no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum Shortfall {
+    /// Units failed too often, and others may need theirs.
+    Parked,
+    /// Its deadline passed.
+    Deadline,
+}
+
+/// One failed attempt at some units.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Failure {
+    /// Who failed.
+    pub worker: PublicKey,
+    /// Stable code, such as `timed_out`, `expired` or `contradicted`.
+    pub code: String,
+    /// How, for a person.
+    pub why: String,
+}
+
+impl Failure {
+    /// The code of a lease that ran out.
+    pub const EXPIRED: &'static str = "expired";
 }
 
 /// Why a package was rejected.

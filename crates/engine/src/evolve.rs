@@ -1,11 +1,15 @@
 //! Folding events into the state. Nothing is decided here: an event is a fact.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    AcceptedRun, Account, Calibration, Check, CheckPlan, CheckState, EndCause, Event, Job, JobEnd, JobMoney,
-    JobState, Lease, LeaveCause, Package, PackageState, Priority, Promise, Reservation, Session, Speed,
-    Split, Stage, StageQueue, Standing, State, VerificationCounts, WaitingRun, Work, Worker,
+    AcceptedRun, Account, Calibration, Check, CheckPlan, CheckState, EndCause, Event, Failure, Job, JobEnd,
+    JobMoney, JobState, Lease, LeaveCause, Package, PackageState, ParkedRun, Place, Priority, Promise,
+    Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State, VerificationCounts, WaitingRun,
+    Work, Worker,
+    ranges::Ranges,
     reputation::ask_max,
     rewards::Role,
     state::{Closed, Late, Remembered},
@@ -66,6 +70,16 @@ impl State {
                     checking_units: 0,
                     accepted_units: 0,
                     parked_units: 0,
+                    blocked_units: spec.units(),
+                    skipped_units: 0,
+                    parked: Default::default(),
+                    last_iteration: None,
+                    paused: false,
+                    deadline_ms: spec.deadline_ms,
+                    overdue: false,
+                    leases: Default::default(),
+                    done: Ranges::default(),
+                    blocked: Ranges::default(),
                     accepted: Default::default(),
                     money: JobMoney { escrowed: *escrow, ..JobMoney::default() },
                     units_held: Amount(
@@ -89,11 +103,13 @@ impl State {
                     |stage: &Stage| u128::from(self.params.reference_ns(stage)) * u128::from(stage.units);
                 let asked = spec.stages.iter().map(each).sum::<u128>() * u128::from(spec.iterations_max());
                 self.demand.arrive(asked);
-                for stage in 0..spec.stages.len() as u32 {
-                    let (first, count) = (spec.first_unit(0, stage), spec.stages[stage as usize].units);
-                    let run = WaitingRun { first, count, attempts: 0, avoid: Vec::new(), late: None };
-                    self.put_waiting(*job, run, at_ms);
+                if let Some(deadline) = spec.deadline_ms {
+                    self.job_deadlines.insert((deadline, *job));
                 }
+                let entry = self.job(*job);
+                entry.blocked.insert(0, spec.units());
+                let ready = entry.unblocked_units();
+                self.unblock(*job, ready, at_ms);
                 if let Some((key, request)) = key {
                     self.remember(*key, Remembered { request: *request, job: Some(*job) });
                 }
@@ -249,12 +265,15 @@ impl State {
                 self.pay(job, worker, owner, pay);
                 self.count_work(owner, Role::Validator, work_ns, pay.total(), at_ms);
             }
-            Event::PackageAccepted { package, pay } => self.accept(*package, pay),
+            Event::PackageAccepted { package, pay } => self.accept(*package, pay, at_ms),
             Event::PackageRejected { package, .. } => self.reject(*package, at_ms),
-            Event::UnitsParked { job, run, why } => {
+            Event::UnitsParked { job, run, why, failures } => {
                 self.take_waiting(*job, *run);
                 let job = self.job(*job);
-                job.parked_units += u64::from(run.count);
+                let count = u64::from(run.count);
+                job.parked_units += count;
+                job.queue_of(run.first).parked_units += count;
+                job.parked.insert(run.first, ParkedRun { count, failures: failures.clone() });
                 job.units_held.0 -= job.spec.stage_of(run.first).unit_price.0 * u64::from(run.count);
                 job.last_failure = Some(why.clone());
             }
@@ -264,7 +283,9 @@ impl State {
                 job.state = match end {
                     JobEnd::Done => JobState::Done,
                     JobEnd::Cancelled => JobState::Cancelled,
-                    JobEnd::Incomplete { why } => JobState::Incomplete { why: why.clone() },
+                    JobEnd::Incomplete { cause, why } => {
+                        JobState::Incomplete { cause: *cause, why: why.clone() }
+                    }
                 };
                 job.ended_at_ms = Some(at_ms);
                 if let (JobEnd::Done, Some(expected_ms)) = (end, job.expected_ms) {
@@ -272,8 +293,10 @@ impl State {
                     self.forecasts.settle(expected_ms, taken_ms);
                 }
                 let job = self.job(id);
+                job.paused = false;
+                let deadline = job.deadline_ms;
                 add(&mut job.money.refunded, *refund);
-                // What a cancelled job leaves undone stays visible as waiting units; nobody will take them.
+                // What an ended job leaves undone stays visible as waiting units; nobody will take them.
                 let queues = job.queues.iter_mut();
                 let late: Vec<_> =
                     queues.flat_map(|queue| queue.waiting.drain(..)).filter_map(|run| run.late).collect();
@@ -284,6 +307,10 @@ impl State {
                 }
                 for stage in 0..stages {
                     self.dequeue(id, stage);
+                }
+                self.paused_jobs.remove(&id);
+                if let Some(deadline) = deadline {
+                    self.job_deadlines.remove(&(deadline, id));
                 }
                 take(&mut self.ledger.held, *refund);
                 add(&mut self.ledger.refunded, *refund);
@@ -384,6 +411,26 @@ impl State {
                     self.appraise(worker);
                 }
             }
+            Event::JobPaused { job, paused } => {
+                self.job(*job).paused = *paused;
+                if *paused {
+                    self.paused_jobs.insert(*job);
+                } else {
+                    self.paused_jobs.remove(job);
+                }
+                self.index_stages(*job, at_ms);
+            }
+            Event::JobOverdue { job } => {
+                let entry = self.job(*job);
+                entry.overdue = true;
+                let deadline = entry.deadline_ms.expect(CORRUPT);
+                self.job_deadlines.remove(&(deadline, *job));
+                self.index_stages(*job, at_ms);
+            }
+            Event::IterationsEnded { job, last } => self.end_iterations(*job, *last, at_ms),
+            Event::JobResumed { job, escrow, deadline_ms, .. } => {
+                self.resume_job(*job, *escrow, *deadline_ms, at_ms);
+            }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
                 for id in ids {
@@ -448,10 +495,10 @@ impl State {
         self.next.lease = id.0;
         let job = match work {
             Work::Package { package, job, run } => {
-                let (attempts, avoid) = self.take_waiting(job, run);
+                let WaitingRun { attempts, avoid, failures, .. } = self.take_waiting(job, run);
                 self.next.package = package.0;
                 let state = PackageState::Leased(id);
-                self.packages.insert(package, Package { job, run, attempts, avoid, state });
+                self.packages.insert(package, Package { job, run, attempts, avoid, failures, state });
                 let stage = self.jobs[&job].spec.place(run.first).stage;
                 if self.queue.contains(&(job, stage)) {
                     self.enqueue(job, stage, true);
@@ -486,6 +533,7 @@ impl State {
                 job
             }
         };
+        self.job(job).leases.insert(id);
         let entry = self.worker(worker);
         entry.leases.insert(id);
         let owner = entry.owner;
@@ -530,13 +578,14 @@ impl State {
         self.packages.insert(rest_package, package);
         self.worker(new.worker).leases.insert(rest);
         self.classes.insert((self.jobs[&job].spec.priority, rest));
+        self.job(new.job).leases.insert(rest);
         self.deadlines.insert((new.deadline_ms, rest));
         self.leases.insert(rest, new);
         self.split.insert(id, rest);
     }
 
-    /// Takes `run` from the head of the waiting run that begins with it; answers its attempts and whom to avoid.
-    fn take_waiting(&mut self, id: JobId, run: UnitRun) -> (u32, Vec<PublicKey>) {
+    /// Takes `run` from the head of the waiting run that begins with it; answers it with what that run went through.
+    fn take_waiting(&mut self, id: JobId, run: UnitRun) -> WaitingRun {
         let job = self.jobs.get_mut(&id).expect(CORRUPT);
         let stage = job.spec.place(run.first).stage;
         let queue = &mut job.queues[stage as usize];
@@ -547,7 +596,7 @@ impl State {
         if let Some(lease) = head.late.take() {
             self.late.remove(&lease);
         }
-        let answer = (head.attempts, head.avoid.clone());
+        let answer = WaitingRun { count: taken, ..head.clone() };
         head.first += taken;
         head.count -= taken;
         if head.count == 0 {
@@ -565,20 +614,39 @@ impl State {
     fn put_waiting(&mut self, id: JobId, run: WaitingRun, at_ms: u64) {
         let job = self.job(id);
         let stage = job.spec.place(run.first).stage;
+        if run.first >= job.units_end() {
+            let late = run.late;
+            self.skip(id, run.first, run.count);
+            if let Some(lease) = late {
+                self.late.remove(&lease);
+            }
+            return;
+        }
+        let leasable = job.leasable();
+        // The next unit may be one of the next iteration.
+        let same_stage = job.spec.place(run.first).index + run.count < job.spec.stages[stage as usize].units;
         let queue = &mut job.queues[stage as usize];
         queue.waiting_units += run.count;
         match queue.waiting.front_mut() {
             // Neighbours with the same past are one run again, so that the queue does not crumble.
             Some(next)
                 if next.first == run.first + run.count
-                    && (next.attempts, &next.avoid, next.late, run.late)
-                        == (run.attempts, &run.avoid, None, None) =>
+                    && same_stage
+                    && (next.attempts, &next.avoid, &next.failures, next.late, run.late)
+                        == (run.attempts, &run.avoid, &run.failures, None, None) =>
             {
                 next.first = run.first;
                 next.count += run.count;
             }
             _ => queue.waiting.push_front(run),
         }
+        if leasable {
+            self.line_up(id, stage, at_ms);
+        }
+    }
+
+    /// Puts a stage in line.
+    fn line_up(&mut self, id: JobId, stage: u32, at_ms: u64) {
         let new = !self.queue.contains(&(id, stage));
         self.enqueue(id, stage, false);
         if new {
@@ -589,6 +657,18 @@ impl State {
             }
             if spec.priority >= Priority::High {
                 self.pressing.insert((id, stage));
+            }
+        }
+    }
+
+    /// Lists a job's stages as runnable, or takes them off the list.
+    fn index_stages(&mut self, id: JobId, at_ms: u64) {
+        for stage in 0..self.jobs[&id].queues.len() as u32 {
+            let job = &self.jobs[&id];
+            if job.leasable() && !job.queues[stage as usize].waiting.is_empty() {
+                self.line_up(id, stage, at_ms);
+            } else {
+                self.dequeue(id, stage);
             }
         }
     }
@@ -642,6 +722,122 @@ impl State {
         }
     }
 
+    /// Lets units run whose inputs now exist; they wait behind those that already do.
+    fn unblock(&mut self, id: JobId, ready: Vec<(u64, u64)>, at_ms: u64) {
+        if ready.is_empty() {
+            return;
+        }
+        let job = self.jobs.get_mut(&id).expect(CORRUPT);
+        let leasable = job.leasable();
+        let mut stages = BTreeSet::new();
+        for (from, to) in ready {
+            let parts: Vec<_> = job.blocked.within(from, to).collect();
+            for (from, to) in parts {
+                job.blocked.remove(from, to);
+                job.blocked_units -= to - from;
+                let Place { stage, index, .. } = job.spec.place(from);
+                let queue = &mut job.queues[stage as usize];
+                queue.waiting_units += to - from;
+                match queue.waiting.back_mut() {
+                    Some(last)
+                        if last.first + last.count == from
+                            && index > 0
+                            && last.attempts == 0
+                            && last.avoid.is_empty()
+                            && last.late.is_none() =>
+                    {
+                        last.count += to - from;
+                    }
+                    _ => queue.waiting.push_back(WaitingRun::fresh(from, to - from)),
+                }
+                stages.insert(stage);
+            }
+        }
+        for stage in stages.into_iter().filter(|_| leasable) {
+            self.line_up(id, stage, at_ms);
+        }
+    }
+
+    /// Counts units as not wanted any more.
+    fn skip(&mut self, id: JobId, mut first: u64, count: u64) {
+        let job = self.job(id);
+        let end = first + count;
+        job.skipped_units += count;
+        while first < end {
+            let place = job.spec.place(first);
+            let stage = &job.spec.stages[place.stage as usize];
+            let part = (stage.units - place.index).min(end - first);
+            job.units_held.0 -= stage.unit_price.0 * part;
+            job.queues[place.stage as usize].skipped_units += part;
+            first += part;
+        }
+    }
+
+    /// Skips what is left of the iterations after `last`. What is in somebody's hands is skipped when it comes back.
+    fn end_iterations(&mut self, id: JobId, last: u64, at_ms: u64) {
+        let job = self.job(id);
+        job.last_iteration = Some(last);
+        let (end, units) = (job.units_end(), job.spec.units());
+        let blocked: Vec<_> = job.blocked.within(end, units).collect();
+        job.blocked.remove(end, units);
+        let mut skipped = 0;
+        for (from, to) in blocked {
+            skipped += to - from;
+            self.skip(id, from, to - from);
+        }
+        let job = self.job(id);
+        job.blocked_units -= skipped;
+        let mut runs = Vec::new();
+        for queue in &mut job.queues {
+            let (kept, gone): (VecDeque<_>, VecDeque<_>) =
+                queue.waiting.drain(..).partition(|run| run.first < end);
+            queue.waiting = kept;
+            queue.waiting_units -= gone.iter().map(|run| run.count).sum::<u64>();
+            runs.extend(gone);
+        }
+        for run in runs {
+            if let Some(lease) = run.late {
+                self.late.remove(&lease);
+            }
+            self.skip(id, run.first, run.count);
+        }
+        self.index_stages(id, at_ms);
+    }
+
+    /// Puts what an incomplete job lacks back, and the money for it.
+    fn resume_job(&mut self, id: JobId, escrow: Amount, deadline_ms: Option<u64>, at_ms: u64) {
+        let job = self.job(id);
+        job.state = JobState::Running;
+        job.ended_at_ms = None;
+        (job.deadline_ms, job.spec.deadline_ms, job.overdue) = (deadline_ms, deadline_ms, false);
+        add(&mut job.money.escrowed, escrow);
+        let held =
+            (0..).zip(&job.spec.stages).map(|(n, stage)| stage.unit_price.0 * job.missing_units(n)).sum();
+        job.units_held = Amount(held);
+        job.parked.clear();
+        job.parked_units = 0;
+        for queue in &mut job.queues {
+            (queue.waiting_units, queue.parked_units) = (0, 0);
+        }
+        let end = job.units_end();
+        job.blocked = Ranges::default();
+        for (from, to) in job.done.gaps(0, end) {
+            job.blocked.insert(from, to);
+        }
+        job.blocked_units = job.blocked.count(0, end);
+        let ready = job.unblocked_units();
+        let owner = job.owner;
+        self.unblock(id, ready, at_ms);
+        if let Some(deadline) = deadline_ms {
+            self.job_deadlines.insert((deadline, id));
+        }
+        let account = self.account(owner);
+        take(&mut account.available, escrow);
+        add(&mut account.escrowed, escrow);
+        add(&mut self.ledger.held, escrow);
+        add(&mut self.ledger.escrowed, escrow);
+    }
+
     fn remove_lease(&mut self, id: LeaseId) -> Lease {
         let lease = self.leases.remove(&id).expect(CORRUPT);
         self.deadlines.remove(&(lease.deadline_ms, id));
@@ -652,6 +848,7 @@ impl State {
         self.worker(lease.worker).leases.remove(&id);
         let value = self.value_held(&lease);
         take(&mut self.owners.entry(lease.owner).or_default().held, value);
+        self.job(lease.job).leases.remove(&id);
         lease
     }
 
@@ -669,7 +866,8 @@ impl State {
         }
         match lease.work {
             Work::Package { package, job, run } => {
-                let Package { mut attempts, mut avoid, .. } = self.packages.remove(&package).expect(CORRUPT);
+                let package_before = self.packages.remove(&package).expect(CORRUPT);
+                let Package { mut attempts, mut avoid, mut failures, .. } = package_before;
                 self.job(job).leased_units -= u64::from(run.count);
                 attempts += u32::from(failed);
                 // Who gave units back untried leaves them to others too, or one worker could hold them up for ever.
@@ -678,6 +876,13 @@ impl State {
                     avoid.truncate(AVOID_MAX - 1);
                     avoid.insert(0, lease.worker);
                 }
+                if failed {
+                    let (code, why) = match cause {
+                        EndCause::Failed { code, detail } => (code.clone(), detail.clone()),
+                        _ => (Failure::EXPIRED.to_owned(), "nothing was heard of it in time".to_owned()),
+                    };
+                    remember_failure(&mut failures, Failure { worker: lease.worker, code, why });
+                }
                 let late = matches!(cause, EndCause::Expired | EndCause::Preempted).then_some(id);
                 if late.is_some() {
                     let (worker, owner, generation) = (lease.worker, lease.owner, lease.generation);
@@ -685,7 +890,7 @@ impl State {
                 }
                 self.put_waiting(
                     job,
-                    WaitingRun { first: run.first, count: run.count.into(), attempts, avoid, late },
+                    WaitingRun { first: run.first, count: run.count.into(), attempts, avoid, failures, late },
                     at_ms,
                 );
             }
@@ -708,9 +913,9 @@ impl State {
             self.remove_lease(lease);
             self.job(job).leased_units -= u64::from(run.count);
         } else {
-            let (attempts, avoid) = self.take_waiting(job, run);
+            let WaitingRun { attempts, avoid, failures, .. } = self.take_waiting(job, run);
             let state = PackageState::Leased(lease);
-            self.packages.insert(package, Package { job, run, attempts, avoid, state });
+            self.packages.insert(package, Package { job, run, attempts, avoid, failures, state });
         }
         let entry = self.job(job);
         entry.checking_units += u64::from(run.count);
@@ -801,7 +1006,7 @@ impl State {
         matches!(check.state, CheckState::Decided { .. }).then_some(check)
     }
 
-    fn accept(&mut self, id: PackageId, pay: &Split) {
+    fn accept(&mut self, id: PackageId, pay: &Split, at_ms: u64) {
         let (package, decided) = self.remove_package(id);
         let PackageState::Committed { worker, owner, lease, receipt, outputs, taken_ms, checks } =
             package.state
@@ -834,6 +1039,9 @@ impl State {
         let accepted = AcceptedRun { count, worker, receipt, outputs, checked };
         let before = job.accepted.insert(package.run.first, accepted);
         assert!(before.is_none(), "{CORRUPT}");
+        let first = package.run.first;
+        job.queue_of(first).accepted_units += u64::from(count);
+        job.done.insert(first, first + u64::from(count));
         let job = &self.jobs[&package.job];
         let reference_ns = self.params.reference_ns(job.spec.stage_of(package.run.first));
         let work_ns = u128::from(reference_ns) * u128::from(count);
@@ -845,9 +1053,10 @@ impl State {
             speed.learn(&mut job.calibration, own, work_ns, taken_ms, &self.params);
         }
         let pace_ppm = self.workers[&worker].speed.pace_ppm();
-        let at_ms = self.at_ms;
         self.owners.entry(owner).or_default().accepted(pace_ppm, at_ms);
         self.appraise(worker);
+        let ready = self.jobs[&package.job].unblocked_by(first, count.into());
+        self.unblock(package.job, ready, at_ms);
         let entry = self.worker(worker);
         entry.units += u64::from(count);
         if verified {
@@ -873,13 +1082,18 @@ impl State {
         let job = self.job(package.job);
         job.verification.rejected += u64::from(package.run.count);
         job.last_failure = Some(format!("the results of {worker} were contradicted"));
-        let mut avoid = package.avoid;
+        let (mut avoid, mut failures) = (package.avoid, package.failures);
         avoid.push(worker);
+        remember_failure(
+            &mut failures,
+            Failure { worker, code: "contradicted".into(), why: "its results were contradicted".into() },
+        );
         let run = WaitingRun {
             first: package.run.first,
             count: package.run.count.into(),
             attempts: package.attempts + 1,
             avoid,
+            failures,
             late: None,
         };
         self.put_waiting(package.job, run, at_ms);
@@ -895,6 +1109,11 @@ impl LeaveCause {
             Self::Silent => EndCause::Expired,
         }
     }
+}
+
+fn remember_failure(failures: &mut Vec<Failure>, failure: Failure) {
+    failures.truncate(AVOID_MAX - 1);
+    failures.insert(0, failure);
 }
 
 fn add(to: &mut Amount, amount: Amount) {

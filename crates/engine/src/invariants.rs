@@ -12,7 +12,7 @@ use crate::{CheckState, JobReason, PackageState, Priority, State, Work, WorkerRe
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I8`.
+    /// `I1` to `I9`.
     pub id: &'static str,
     /// What is wrong.
     pub what: String,
@@ -34,6 +34,7 @@ impl fmt::Display for Violation {
 /// - I6: nobody checks their own owner's work, the market's verifier apart.
 /// - I7: every unfinished job and every worker has a reason.
 /// - I8: the indices agree with what they index.
+/// - I9: no unit is in a worker's hands before the results that it reads are accepted, and none that could run is blocked.
 pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut expect = |holds: bool, id: &'static str, what: &dyn Fn() -> String| {
@@ -91,7 +92,9 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             + job.leased_units
             + job.checking_units
             + job.accepted_units
-            + job.parked_units;
+            + job.parked_units
+            + job.blocked_units
+            + job.skipped_units;
         expect(counted == job.spec.units(), "I3", &|| {
             format!("{id} counts {counted} of {} units", job.spec.units())
         });
@@ -111,16 +114,48 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             .sum();
         let total = job.spec.stages.iter().map(|stage| stage.unit_price.0 * stage.units).sum::<u64>();
         let total = total * job.spec.iterations_max();
+        let skipped: u64 = job
+            .spec
+            .stages
+            .iter()
+            .zip(&job.queues)
+            .map(|(stage, queue)| stage.unit_price.0 * queue.skipped_units)
+            .sum();
+        let total = total - skipped;
         expect(job.parked_units > 0 || job.units_held.0 + done == total, "I2", &|| {
             format!("{id} sets {} aside for units, {done} of {total} is done", job.units_held)
         });
         expect(accepted == job.accepted_units, "I3", &|| format!("{id} has {accepted} accepted results"));
+        let sums = job.queues.iter().fold([0; 3], |[a, p, s], queue| {
+            [a + queue.accepted_units, p + queue.parked_units, s + queue.skipped_units]
+        });
+        expect(sums == [job.accepted_units, job.parked_units, job.skipped_units], "I3", &|| {
+            format!("{id}'s stages count {sums:?}")
+        });
+        let parked: u64 = job.parked.values().map(|run| run.count).sum();
+        expect(parked == job.parked_units, "I3", &|| format!("{id} names {parked} parked units"));
+        let units = job.spec.units();
+        expect(job.done.count(0, units) == job.accepted_units, "I8", &|| format!("{id} is done elsewhere"));
+        expect(job.blocked.count(0, units) == job.blocked_units, "I8", &|| {
+            format!("{id} is blocked elsewhere")
+        });
+        expect(ended || job.unblocked_units().is_empty(), "I9", &|| format!("{id} holds units back"));
+        let listed = job.deadline_ms.is_some_and(|at| state.job_deadlines.contains(&(at, *id)));
+        expect(listed == (!ended && !job.overdue && job.deadline_ms.is_some()), "I8", &|| {
+            format!("{id} has a deadline, or does it?")
+        });
+        expect(state.paused_jobs.contains(id) == job.paused, "I8", &|| format!("{id} is paused, or is it?"));
+        for lease in &job.leases {
+            expect(state.leases.get(lease).is_some_and(|l| l.job == *id), "I8", &|| {
+                format!("{id} lacks {lease}")
+            });
+        }
         if !ended {
             for (stage, queue) in (0..).zip(&job.queues) {
                 let waiting: u64 = queue.waiting.iter().map(|run| run.count).sum();
                 expect(waiting == queue.waiting_units, "I3", &|| format!("{id} has {waiting} units waiting"));
-                let runnable = state.queue.contains(&(*id, stage)) != queue.waiting.is_empty();
-                expect(runnable, "I8", &|| {
+                let listed = job.leasable() && !queue.waiting.is_empty();
+                expect(state.queue.contains(&(*id, stage)) == listed, "I8", &|| {
                     format!("{id} is in the queue without units, or the other way round")
                 });
             }
@@ -163,6 +198,8 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
                 expect(known.is_some_and(|p| p.state == PackageState::Leased(*id)), "I8", &|| {
                     format!("{id} holds {package}, which does not know of it")
                 });
+                let inputs_exist = run.units().all(|unit| state.jobs[&job].inputs_exist(unit));
+                expect(inputs_exist, "I9", &|| format!("{id} was granted before its inputs exist"));
                 run.units().all(|unit| in_hands.insert((job, unit)))
             }
             Work::Check { check } => {
@@ -176,6 +213,8 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         let held =
             state.workers.get(&lease.worker).is_some_and(|w| w.leases.contains(id) && w.gone.is_none());
         expect(held, "I8", &|| format!("{id} is held by nobody"));
+        let of_job = state.jobs.get(&lease.job).is_some_and(|job| job.leases.contains(id));
+        expect(of_job, "I8", &|| format!("{id} is unknown to its job"));
     }
     expect(state.deadlines.len() == state.leases.len(), "I8", &|| "a deadline without a lease".to_owned());
 

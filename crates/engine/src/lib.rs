@@ -28,12 +28,14 @@ mod params;
 mod preempt;
 mod price;
 mod queue;
+mod ranges;
 mod ratio;
 mod reason;
 mod reputation;
 mod rewards;
 mod score;
 mod speed;
+mod stages;
 mod stake;
 mod state;
 mod supply;
@@ -42,8 +44,8 @@ pub mod v1;
 pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
 pub use decide::decide;
 pub use event::{
-    CheckPlan, EndCause, Event, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy, Priority,
-    Requirements, Royalty, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
+    CheckPlan, EndCause, Event, Failure, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy,
+    Priority, Requirements, Royalty, Shortfall, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use gang::Reservation;
 pub use invariants::{Violation, violations};
@@ -52,14 +54,15 @@ pub use preempt::Promise;
 pub use price::{Forecasts, Quote, StageQuote};
 pub use queue::StageId;
 pub use ratio::{PPM, log2_1p_ppm};
-pub use reason::{JobReason, Misfit, WorkerReason, fits};
+pub use reason::{Blockage, JobReason, Misfit, WorkerReason, fits};
 pub use reputation::{NRS_MAX_MILLI, Provider, Reputation, ServiceRank};
 pub use rewards::{divide, emission};
 pub use score::{AHEAD_MAX, ScoreTerms, Standing, stake_ppm};
 pub use speed::{Calibration, Speed, package_us};
+pub use stages::Window;
 pub use stake::multiplier_ppm;
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
-    Package, PackageState, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts, WaitingRun,
-    Worker, WorkerState,
+    Package, PackageState, ParkedRun, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts,
+    WaitingRun, Worker, WorkerState,
 };

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    Check, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work, Worker,
+    Check, Failure, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work, Worker,
     queue::Segment,
     ratio::scale,
     reason::{Misfit, fits},
@@ -288,6 +288,11 @@ impl State {
             }
         };
         let allowed = self.value_left(worker.owner).0.checked_div(stage.unit_price.0).unwrap_or(u64::MAX);
-        u32::try_from(wanted.min(run.count).min(allowed)).unwrap_or(u32::MAX)
+        // What failed is tried again in quarters, so that one poison unit is soon alone and gives up no others with it. A
+        // worker that was lost once may have been lost by itself.
+        let expired = run.failures.iter().filter(|failure| failure.code == Failure::EXPIRED).count();
+        let quarters = run.failures.len() - expired.min(1);
+        let wanted = wanted.checked_shr(2 * quarters as u32).unwrap_or(0).max(1);
+        u32::try_from(wanted.min(run.count).min(stage.package_units_max()).min(allowed)).unwrap_or(u32::MAX)
     }
 }

@@ -94,6 +94,8 @@ params! {
     package_units_max: u32 = 256;
     /// A unit that failed this often is parked.
     attempts_max: u32 = 5;
+    /// A unit that ran alone and that this many different workers gave back as failed is parked at once.
+    poison_workers: u32 = 3;
     /// Leases one worker may hold.
     leases_per_worker_max: u32 = 128;
     /// Consecutive valid packages before a worker's units are checked less than always (BOINC's adaptive replication: 10).

@@ -3,7 +3,7 @@
 
 use protocol::{Amount, DeviceFacts, JobId, PublicKey};
 
-use crate::{CheckState, Job, JobState, LeaveCause, Requirements, State};
+use crate::{CheckState, Job, JobState, LeaveCause, Requirements, Shortfall, State, Worker};
 
 /// What a device lacks for a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,21 @@ pub fn fits(needs: &Requirements, device: &DeviceFacts) -> Result<(), Misfit> {
     }
 }
 
+/// What a job's first blocked unit waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blockage {
+    /// The iteration of the blocked unit, from 0.
+    pub iteration: u64,
+    /// Its stage.
+    pub stage: u32,
+    /// The stage whose results it lacks.
+    pub upstream: u32,
+    /// Of the units that it reads there, those with a result.
+    pub done: u64,
+    /// The units that it reads there.
+    pub of: u64,
+}
+
 /// Why a job is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobReason {
@@ -88,6 +103,10 @@ pub enum JobReason {
         fitting: u64,
         /// Workers online.
         online: u64,
+        /// What one of the others lacks, if not all can.
+        lacks: Option<Misfit>,
+        /// When the first of them is estimated to have finished what it holds, once units like those were measured.
+        free_in_ms: Option<u64>,
     },
     /// Its units run at the same time, and there are not that many devices.
     TooFewDevices {
@@ -131,12 +150,34 @@ pub enum JobReason {
     Done,
     /// Its owner ended it.
     Cancelled,
-    /// Units were given up.
+    /// It ended with units that have no result.
     Incomplete {
-        /// How many.
+        /// Why.
+        cause: Shortfall,
+        /// Units that were given up.
         parked: u64,
-        /// The last failure.
+        /// Units that wait for others' results in vain.
+        blocked: u64,
+        /// Units that nobody began.
+        undone: u64,
+        /// Which units were given up first, and how they failed.
         why: String,
+    },
+    /// Its owner holds back what waits.
+    Paused {
+        /// Units that wait.
+        waiting: u64,
+        /// Units in workers' hands.
+        leased: u64,
+        /// Units being checked.
+        checking: u64,
+    },
+    /// Its deadline passed, and what runs may still finish.
+    Overdue {
+        /// Units in workers' hands.
+        leased: u64,
+        /// Units being checked.
+        checking: u64,
     },
 }
 
@@ -168,6 +209,11 @@ pub enum WorkerReason {
     OnlyOwnChecks {
         /// Checks that wait.
         checks: u64,
+    },
+    /// All that waits is held back by its owners.
+    OnlyPaused {
+        /// Jobs.
+        jobs: u64,
     },
     /// All units are with other workers.
     AllLeased {
@@ -202,9 +248,13 @@ impl State {
         Some(match &job.state {
             JobState::Done => JobReason::Done,
             JobState::Cancelled => JobReason::Cancelled,
-            JobState::Incomplete { why } => {
-                JobReason::Incomplete { parked: job.parked_units, why: why.clone() }
-            }
+            JobState::Incomplete { cause, why } => JobReason::Incomplete {
+                cause: *cause,
+                parked: job.parked_units,
+                blocked: job.blocked_units,
+                undone: job.waiting_units(),
+                why: why.clone(),
+            },
             JobState::Waiting | JobState::Running => self.unfinished_reason(id, job, now_ms),
         })
     }
@@ -212,6 +262,13 @@ impl State {
     fn unfinished_reason(&self, id: JobId, job: &Job, now_ms: u64) -> JobReason {
         let online: Vec<_> = self.providers.iter().map(|key| (*key, &self.workers[key])).collect();
         let count = online.len() as u64;
+        let (leased, checking) = (job.leased_units, job.checking_units);
+        if job.overdue {
+            return JobReason::Overdue { leased, checking };
+        }
+        if job.paused && job.waiting_units() > 0 {
+            return JobReason::Paused { waiting: job.waiting_units(), leased, checking };
+        }
         if job.leased_units > 0 {
             let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units());
             return JobReason::Running { leased, checking, waiting };
@@ -223,8 +280,7 @@ impl State {
             return JobReason::NoWorkers;
         }
         let waiting = || job.spec.stages.iter().zip(&job.queues).filter(|(_, queue)| queue.waiting_units > 0);
-        let fits_some =
-            |worker: &crate::Worker| waiting().any(|(stage, _)| self.suits(worker, stage).is_ok());
+        let fits_some = |worker: &Worker| waiting().any(|(stage, _)| self.suits(worker, stage).is_ok());
         let mut fitting: Vec<_> = online.iter().filter(|(_, worker)| fits_some(worker)).collect();
         if fitting.is_empty() {
             let (stage, _) = waiting().next().expect("some units wait");
@@ -243,11 +299,17 @@ impl State {
             })
         });
         // A device that is kept for others may be idle and get nothing.
-        let gets = |key, worker: &crate::Worker| {
+        let gets = |key, worker: &Worker| {
             worker.leases.is_empty() && (self.gangs.is_empty() || self.would_get_work(key, now_ms))
         };
         match fitting.iter().filter(|(key, worker)| gets(*key, worker)).count() as u64 {
-            0 => JobReason::AllBusy { fitting: fitting.len() as u64, online: count },
+            0 => {
+                let needs = &waiting().next().expect("some units wait").0.requirements;
+                let lacks = online.iter().find_map(|(_, worker)| fits(needs, &worker.device).err());
+                let free = fitting.iter().filter_map(|(_, worker)| self.free_in_ms(worker, now_ms));
+                let (fitting, free_in_ms) = (fitting.len() as u64, free.min());
+                JobReason::AllBusy { fitting, online: count, lacks, free_in_ms }
+            }
             idle => JobReason::NextRequest { idle },
         }
     }
@@ -267,6 +329,21 @@ impl State {
             }
             None => JobReason::TooFewDevices { needed, fitting },
         }
+    }
+
+    /// When a worker is estimated to have finished all it holds; nothing while units of one of its leases were never measured.
+    fn free_in_ms(&self, worker: &Worker, now_ms: u64) -> Option<u64> {
+        let leases = || worker.leases.iter().map(|id| &self.leases[id]);
+        let since_ms = leases().map(|lease| lease.granted_at_ms).min()?;
+        let mut work_us = 0u64;
+        for lease in leases() {
+            let units = self.lease_units(lease);
+            let job = &self.jobs[&lease.job];
+            let stage = job.spec.place(units.first()?.first).stage;
+            let count: u64 = units.iter().map(|run| u64::from(run.count)).sum();
+            work_us = work_us.saturating_add(job.queues[stage as usize].unit_us()?.saturating_mul(count));
+        }
+        Some((since_ms + work_us / 1_000).saturating_sub(now_ms))
     }
 
     fn checking_reason(&self, job: &Job, online: u64) -> JobReason {
@@ -334,6 +411,11 @@ impl State {
         }
         let busy: u64 =
             self.leases.values().filter(|l| l.worker != key).count() as u64 + self.comparing.len() as u64;
-        Some(if busy > 0 { WorkerReason::AllLeased { units: busy } } else { WorkerReason::NoJobs })
+        let paused = self.paused_jobs.len() as u64;
+        Some(match (busy, paused) {
+            (1.., _) => WorkerReason::AllLeased { units: busy },
+            (0, 1..) => WorkerReason::OnlyPaused { jobs: paused },
+            (0, 0) => WorkerReason::NoJobs,
+        })
     }
 }

@@ -9,17 +9,18 @@ use protocol::{
 };
 
 use crate::{
-    Calibration, Event, JobSpec, LeaveCause, Params, Priority, Promise, Provider, Reservation, Speed,
-    Standing, Work,
+    Calibration, Event, Failure, JobSpec, LeaveCause, Params, Priority, Promise, Provider, Reservation,
+    Shortfall, Speed, Standing, Work,
     price::{Demand, Forecasts},
     queue::Queue,
+    ranges::Ranges,
     rewards::Epoch,
     stake::Unbonding,
     supply::Supply,
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub const SNAPSHOT_VERSION: u32 = 3;
 
 /// The state of one market.
 ///
@@ -74,6 +75,10 @@ pub struct State {
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
     pub(crate) late: BTreeMap<LeaseId, Late>,
+    /// Jobs whose owners hold them back.
+    pub(crate) paused_jobs: BTreeSet<JobId>,
+    /// Deadlines of jobs that are still given out.
+    pub(crate) job_deadlines: BTreeSet<(u64, JobId)>,
     /// Leases that were split and whose receipt is not folded yet, with the lease of the rest.
     pub(crate) split: BTreeMap<LeaseId, LeaseId>,
     /// Workers that may be given first work: online and not the market's verifier.
@@ -148,15 +153,17 @@ pub enum JobState {
     Done,
     /// Ended by its owner.
     Cancelled,
-    /// Ended with parked units.
+    /// Ended with units that have no result; its owner may have it go on.
     Incomplete {
+        /// Why they have none.
+        cause: Shortfall,
         /// The last failure.
         why: String,
     },
 }
 
 impl JobState {
-    /// Whether nothing more can happen to the job.
+    /// Whether nothing more happens to the job by itself.
     pub fn ended(&self) -> bool {
         !matches!(self, Self::Waiting | Self::Running)
     }
@@ -181,6 +188,26 @@ pub struct Job {
     pub accepted_units: u64,
     /// Units given up.
     pub parked_units: u64,
+    /// Units that wait for other units' results.
+    pub blocked_units: u64,
+    /// Units that are not wanted any more, because an earlier iteration reached what the job was for.
+    pub skipped_units: u64,
+    /// Units given up, by the first one's number.
+    pub parked: BTreeMap<u64, ParkedRun>,
+    /// The last iteration, once it is known to be one before the last possible.
+    pub last_iteration: Option<u64>,
+    /// Whether its owner holds back what waits.
+    pub paused: bool,
+    /// When it is to be done.
+    pub deadline_ms: Option<u64>,
+    /// Whether that is past.
+    pub overdue: bool,
+    /// Leases of its units and checks.
+    pub leases: BTreeSet<LeaseId>,
+    /// Accepted units.
+    pub(crate) done: Ranges,
+    /// Units that wait for other units' results.
+    pub(crate) blocked: Ranges,
     /// Accepted results by their first unit; they never overlap.
     pub accepted: BTreeMap<u64, AcceptedRun>,
     /// Its money.
@@ -218,6 +245,12 @@ pub struct StageQueue {
     pub waiting: VecDeque<WaitingRun>,
     /// Units in `waiting`.
     pub waiting_units: u64,
+    /// Units accepted, in all iterations.
+    pub accepted_units: u64,
+    /// Units given up, in all iterations.
+    pub parked_units: u64,
+    /// Units skipped, in all iterations.
+    pub skipped_units: u64,
     /// Time on devices, in microseconds.
     pub device_us: u64,
     /// Units it covers.
@@ -234,6 +267,23 @@ impl StageQueue {
 }
 
 impl Job {
+    /// Whether its waiting units may be given out.
+    pub fn leasable(&self) -> bool {
+        !self.state.ended() && !self.paused && !self.overdue
+    }
+
+    /// Units without a result that are still wanted, in a stage.
+    pub(crate) fn missing_units(&self, stage: u32) -> u64 {
+        let queue = &self.queues[stage as usize];
+        let units = self.spec.stages[stage as usize].units * self.spec.iterations_max();
+        units - queue.accepted_units - queue.skipped_units
+    }
+
+    /// Units of `[first, end)` that wait for other units' results, as ranges.
+    pub fn blocked_runs(&self, first: u64, end: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.blocked.within(first, end)
+    }
+
     /// Units that wait, in all stages.
     pub fn waiting_units(&self) -> u64 {
         self.queues.iter().map(|queue| queue.waiting_units).sum()
@@ -268,8 +318,19 @@ pub struct WaitingRun {
     pub attempts: u32,
     /// Workers that failed them.
     pub avoid: Vec<PublicKey>,
+    /// How they failed, the last one first.
+    pub failures: Vec<Failure>,
     /// The expired lease whose receipt would still be taken.
     pub late: Option<LeaseId>,
+}
+
+/// Units that were given up.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct ParkedRun {
+    /// How many.
+    pub count: u64,
+    /// Who failed them and how, the last one first.
+    pub failures: Vec<Failure>,
 }
 
 /// Results that stand.
@@ -427,6 +488,8 @@ pub struct Package {
     pub attempts: u32,
     /// Workers that failed them.
     pub avoid: Vec<PublicKey>,
+    /// How they failed, the last one first.
+    pub failures: Vec<Failure>,
     /// Leased or committed.
     pub state: PackageState,
 }
@@ -699,6 +762,7 @@ impl State {
     /// from `now_ms`. A check that the market's verifier may make since `now_ms` or earlier is not due again.
     pub fn next_deadline_ms(&self, now_ms: u64) -> Option<u64> {
         let lease = self.deadlines.first().map(|(at, _)| *at);
+        let job = self.job_deadlines.first().map(|(at, _)| *at);
         let silence = self.heard.first().map(|(at, _)| at + self.params.heartbeat_ms_max);
         let verifier = self.waiting_checks.first().and_then(|id| {
             let at = self.checks[id].since_ms + self.params.verifier_wait_ms;
@@ -712,7 +776,7 @@ impl State {
             .min()
             .filter(|_| !self.classes.is_empty());
         let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
-        [lease, silence, verifier, preempt, unbonded, self.epoch_ends_ms()].into_iter().flatten().min()
+        [lease, job, silence, verifier, preempt, unbonded, self.epoch_ends_ms()].into_iter().flatten().min()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {

@@ -12,7 +12,7 @@ use protocol::{
     Receipt, Signature, UnitRun, manifest::JobKind,
 };
 
-use crate::{EndCause, Event, JobEnd, LeaveCause, Params, Policy, Stage, StageInput, Verdict, Work};
+use crate::{EndCause, Event, LeaveCause, Params, Policy, Stage, StageInput, Verdict, Work};
 
 /// Reads one event and leaves `bytes` after it.
 ///
@@ -118,6 +118,13 @@ enum Old {
 }
 
 #[derive(BorshDeserialize)]
+enum JobEnd {
+    Done,
+    Cancelled,
+    Incomplete { why: String },
+}
+
+#[derive(BorshDeserialize)]
 struct OldSpec {
     name: String,
     kind: JobKind,
@@ -165,6 +172,7 @@ impl From<OldSpec> for crate::JobSpec {
             priority: Default::default(),
             deadline_ms: None,
             royalty: None,
+            attempts_max: None,
             joins_json: old.joins_json,
             stages: vec![Stage {
                 name: String::new(),
@@ -180,6 +188,7 @@ impl From<OldSpec> for crate::JobSpec {
                     storage_buffers: needs.storage_buffers,
                     features: needs.features,
                 },
+                output_bytes: Vec::new(),
                 outputs_exact: old.outputs_exact,
                 policy: old.policy,
                 work: Default::default(),
@@ -187,6 +196,16 @@ impl From<OldSpec> for crate::JobSpec {
                 replicas: 1,
             }],
             iterate: None,
+        }
+    }
+}
+
+impl From<JobEnd> for crate::JobEnd {
+    fn from(end: JobEnd) -> Self {
+        match end {
+            JobEnd::Done => Self::Done,
+            JobEnd::Cancelled => Self::Cancelled,
+            JobEnd::Incomplete { why } => Self::Incomplete { cause: crate::Shortfall::Parked, why },
         }
     }
 }
@@ -234,8 +253,8 @@ impl From<Old> for Event {
             Old::CheckPaid { check, pay } => Self::CheckPaid { check, pay: pay.into() },
             Old::PackageAccepted { package, pay } => Self::PackageAccepted { package, pay: pay.into() },
             Old::PackageRejected { package, verdict } => Self::PackageRejected { package, verdict },
-            Old::UnitsParked { job, run, why } => Self::UnitsParked { job, run, why },
-            Old::JobEnded { job, end, refund } => Self::JobEnded { job, end, refund },
+            Old::UnitsParked { job, run, why } => Self::UnitsParked { job, run, why, failures: Vec::new() },
+            Old::JobEnded { job, end, refund } => Self::JobEnded { job, end: end.into(), refund },
             Old::Resumed => Self::Resumed,
         }
     }

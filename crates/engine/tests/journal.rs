@@ -8,10 +8,11 @@ mod rules;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use plexus_engine::{
-    Command, Event, JobSpec, Params, Policy, Priority, Release, SNAPSHOT_VERSION, State, v1, violations,
+    Command, Event, Iterate, JobSpec, Params, Policy, Priority, Release, SNAPSHOT_VERSION, State, Until, v1,
+    violations,
 };
 use protocol::{Amount, Hash, WorkerOffer};
-use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
+use rules::{AUDIT, CLIENT, MARKET, World, graph, key, previous, reading, spec};
 use serde_json::{Value, json};
 
 /// A history in which every kind of event happens.
@@ -60,6 +61,17 @@ fn history() -> World {
     world.submit(large);
     let lease = world.lease(key(4), 1)[0];
     world.checkpoint(lease, 1).expect("a unit is left");
+    world.finish(&[key(3), key(4)]);
+    // A loop that is paused, then passes its deadline, goes on and reaches its fixed point.
+    world.settles_at = 0;
+    let until = Some(Until::Unchanged { stage: 0, output: 0 });
+    let mut looped =
+        graph(vec![reading("step", 1, AUDIT, &[previous(0, 0, 1)])], Some(Iterate { times_max: 9, until }));
+    looped.deadline_ms = Some(world.now_ms + 1_000);
+    let looped = world.submit(looped);
+    world.run(Command::Pause { job: looped, by: CLIENT, paused: true }).expect("paused");
+    world.advance(1_000);
+    world.run(Command::ResumeJob { job: looped, by: CLIENT, deadline_ms: Some(900_000) }).expect("goes on");
     world.finish(&[key(3), key(4)]);
     // Two devices at once, one of which is busy; then a higher class that takes one back.
     world.submit(spec(1, AUDIT));
@@ -168,7 +180,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 31, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 35, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

@@ -4,11 +4,12 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobState, Params, Policy, Priority, Release, Submission, Worker, WorkerReason, decide,
+    Answer, Command, Gather, Iterate, JobSpec, JobState, Params, Policy, Priority, Release, Submission,
+    Until, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
 use protocol::{Amount, PublicKey};
-use rules::{CLIENT, MARKET, World, key, spec};
+use rules::{AUDIT, CLIENT, MARKET, World, gather, graph, key, previous, reading, spec};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -54,6 +55,19 @@ enum Step {
     Cancel {
         job: prop::sample::Index,
     },
+    Pause {
+        job: prop::sample::Index,
+        paused: bool,
+    },
+    ResumeJob {
+        job: prop::sample::Index,
+    },
+    Graph {
+        shape: usize,
+        units: u64,
+        times: u32,
+        deadline_ms: Option<u64>,
+    },
     Judge,
     Pass {
         ms: u64,
@@ -98,14 +112,58 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..5, any::<bool>()).prop_map(|(worker, drain)| Step::Leave { worker, drain }),
         2 => (0usize..5).prop_map(|worker| Step::Announce { worker }),
         1 => any::<prop::sample::Index>().prop_map(|job| Step::Cancel { job }),
+        1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(job, paused)| Step::Pause { job, paused }),
+        1 => any::<prop::sample::Index>().prop_map(|job| Step::ResumeJob { job }),
+        1 => (0usize..5, 1u64..9, 1u32..5, prop::option::of(1u64..20_000))
+            .prop_map(|(shape, units, times, deadline_ms)| Step::Graph { shape, units, times, deadline_ms }),
         2 => Just(Step::Judge),
         2 => prop_oneof![4 => 1u64..3_000, 1 => 3_000u64..60_000].prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Resume),
     ]
 }
 
+/// Jobs of several stages: map, reduce, broadcast, a sliding window, and loops.
+fn shape(shape: usize, units: u64, times_max: u32) -> JobSpec {
+    let first = reading("first", units, AUDIT, &[]);
+    let quorum = Policy::Quorum { agree: 2 };
+    let until = Some(Until::Unchanged { stage: 1, output: 0 });
+    let looped = Some(Iterate { times_max, until });
+    match shape {
+        0 => graph(vec![first, reading("map", units, quorum, &[gather(0, 1, 1)])], None),
+        1 => graph(
+            vec![
+                first,
+                reading("thirds", units.div_ceil(3), AUDIT, &[gather(0, 3, 3)]),
+                reading("whole", 1, AUDIT, &[gather(1, 0, units.div_ceil(3))]),
+                reading("told", units, AUDIT, &[gather(0, 1, 1), gather(2, 0, 1)]),
+            ],
+            None,
+        ),
+        2 => graph(
+            vec![
+                reading("assign", units, AUDIT, &[previous(1, 0, 1)]),
+                reading("centre", 1, AUDIT, &[gather(0, 0, units)]),
+            ],
+            looped,
+        ),
+        // Each unit goes its own way, so that one may be iterations ahead of another.
+        3 => graph(
+            vec![
+                reading("here", units, AUDIT, &[previous(1, 1, 1)]),
+                reading("there", units, AUDIT, &[gather(0, 1, 2)]),
+            ],
+            looped,
+        ),
+        _ => {
+            let part = |offset| Gather { step: 0, count: 2, offset, stride: 2, length: 2, ..gather(0, 0, 2) };
+            graph(vec![first, reading("scatter", 9, AUDIT, &[part(0), part(3)])], None)
+        }
+    }
+}
+
 fn world() -> World {
     let mut world = World::new(Params { attempts_max: 3, closed_leases_max: 50, ..Params::default() });
+    world.settles_at = 1;
     world.fund(CLIENT, 1);
     let delegate =
         Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: 2_000_000_000 };
@@ -198,6 +256,24 @@ proptest! {
                         let _ = world.run(Command::Cancel { job: *job.get(&jobs), by: CLIENT });
                     }
                 }
+                Step::Pause { job, paused } => {
+                    let jobs: Vec<_> = world.state.jobs().keys().copied().collect();
+                    if !jobs.is_empty() {
+                        let _ = world.run(Command::Pause { job: *job.get(&jobs), by: CLIENT, paused });
+                    }
+                }
+                Step::ResumeJob { job } => {
+                    let jobs: Vec<_> = world.state.jobs().keys().copied().collect();
+                    if !jobs.is_empty() {
+                        let deadline_ms = Some(world.now_ms + 5_000);
+                        let _ = world.run(Command::ResumeJob { job: *job.get(&jobs), by: CLIENT, deadline_ms });
+                    }
+                }
+                Step::Graph { shape: which, units, times, deadline_ms } => {
+                    let deadline_ms = deadline_ms.map(|after| world.now_ms + after);
+                    let spec = JobSpec { deadline_ms, ..shape(which, units, times) };
+                    world.submit(spec);
+                }
                 Step::Judge => world.judge(),
                 Step::Pass { ms } => world.advance(ms),
                 Step::Resume => {
@@ -216,6 +292,10 @@ proptest! {
             }
         }
         prop_assert_eq!(&world.replayed(), &world.state);
+        let jobs: Vec<_> = world.state.jobs().keys().copied().collect();
+        for job in jobs {
+            let _ = world.run(Command::Pause { job, by: CLIENT, paused: false });
+        }
         world.finish(&workers());
         prop_assert_eq!(&world.replayed(), &world.state);
         let ended_well = |state: &JobState| !matches!(state, JobState::Waiting | JobState::Running);

@@ -470,6 +470,7 @@ impl<'a> Compiler<'a> {
         let is_swept = is_table && layout == JoinLayout::Stack;
         let parameters = if is_swept { self.parameters.clone() } else { Vec::new() };
         let mut spec = JoinSpec {
+            stage: None,
             output,
             file: join.file.value.clone(),
             format,

@@ -360,6 +360,7 @@ mod tests {
             _ => JoinFormat::Png,
         };
         JoinSpec {
+            stage: None,
             output: 0,
             file: file.to_owned(),
             format,

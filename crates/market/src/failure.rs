@@ -129,6 +129,9 @@ fn rejection_code(rejection: &Rejection) -> (&'static str, &'static str) {
     match rejection {
         Rejection::JobUnknown(_) => (code::NOT_FOUND, "list the jobs with GET /v1/jobs"),
         Rejection::JobForeign(_) => (code::FORBIDDEN, "log in with the wallet that submitted the job"),
+        Rejection::JobNotIncomplete(_) => {
+            (code::JOB_NOT_INCOMPLETE, "only a job that ended incomplete can go on; submit it again")
+        }
         Rejection::JobEnded(_) => (code::JOB_ENDED, "submit a new job"),
         Rejection::SpecInvalid(_) => (code::REQUEST_INVALID, "correct the job"),
         Rejection::OverBudget { .. } => {

@@ -85,6 +85,16 @@ impl Projection {
                 let escrowed = movement(MovementKind::Escrow, *owner, *escrow);
                 changes.moved(Movement { job: Some(*job), ..escrowed });
             }
+            Event::JobPaused { job, .. } | Event::JobOverdue { job } | Event::IterationsEnded { job, .. } => {
+                changes.jobs.insert(*job);
+            }
+            Event::JobResumed { job, owner, escrow, .. } => {
+                // Its row keeps how it ended the last time until it ends again.
+                self.jobs.insert(*job, *owner);
+                changes.jobs.insert(*job);
+                let escrowed = movement(MovementKind::Escrow, *owner, *escrow);
+                changes.moved(Movement { job: Some(*job), ..escrowed });
+            }
             Event::JobEnded { job, end, refund } => {
                 changes.jobs.insert(*job);
                 let how = match end {

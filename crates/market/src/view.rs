@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use api::{
-    Account, Job, JobMoney, JobState, JobWorker, Lease, LeaseAnswer, Ledger, Payment, PaymentKind, Progress,
-    Reason, Unit, UnitState, VerificationCounts, Worker, WorkerState,
+    Account, GatheredInput, GatheredUnit, Job, JobIteration, JobMoney, JobStage, JobState, JobWorker, Lease,
+    LeaseAnswer, LeaseInput, Ledger, Payment, PaymentKind, Progress, Reason, Unit, UnitState,
+    VerificationCounts, Worker, WorkerState,
 };
-use engine::{JobReason, LeaveCause, Misfit, PackageState, State, WorkerReason};
-use protocol::{Amount, JobId, LeaseId, PublicKey, UnitId};
+use engine::{
+    Blockage, JobReason, LeaveCause, Misfit, PackageState, Place, Shortfall, StageInput, State, WorkerReason,
+};
+use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitId, UnitRun};
 use store::{Movement, MovementKind};
 
 use crate::time::rfc3339;
@@ -51,6 +54,60 @@ fn misfit(lacks: &Misfit) -> (String, BTreeMap<String, String>) {
     }
 }
 
+/// "1 unit was", "2 units were".
+fn were(n: u64, thing: &str) -> String {
+    format!("{} {}", count(n, thing), if n == 1 { "was" } else { "were" })
+}
+
+/// What a device needs that this one lacks.
+fn need(lacks: &Misfit) -> String {
+    match lacks {
+        Misfit::StorageBuffer { needed, .. } => format!("≥ {} storage buffers", bytes(*needed)),
+        Misfit::StorageBuffers { needed, .. } => format!("≥ {needed} storage buffers in one pass"),
+        Misfit::Feature(feature) => format!("the feature {feature}"),
+    }
+}
+
+/// A number of bytes for a person.
+fn bytes(n: u64) -> String {
+    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+        if n >= unit {
+            return format!("{} {name}", n.div_ceil(unit));
+        }
+    }
+    format!("{n} bytes")
+}
+
+/// A time for a person.
+fn about(ms: u64) -> String {
+    match ms.div_ceil(1_000) {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(3_600)),
+    }
+}
+
+/// Why a job is not done, with what its next stage waits for.
+fn job_reason_of(state: &State, job: &engine::Job, id: JobId, now_ms: u64) -> Option<Reason> {
+    let mut reason = job_reason(&state.job_reason(id, now_ms)?, now_ms)?;
+    if let (false, Some(block)) = (job.state.ended(), job.blockage()) {
+        let Blockage { iteration, stage, upstream, done, of } = block;
+        let name = |stage: u32| job.spec.stages[stage as usize].name.as_str();
+        let (stage, upstream) = (name(stage), name(upstream));
+        reason.text.push_str(&format!("; stage {stage} waits for {upstream} ({done} of {of} done)"));
+        let facts = [
+            ("blocked", job.blocked_units.to_string()),
+            ("stage", stage.to_owned()),
+            ("waits_for", upstream.to_owned()),
+            ("iteration", (iteration + 1).to_string()),
+            ("inputs_done", done.to_string()),
+            ("inputs", of.to_string()),
+        ];
+        reason.facts.extend(facts.map(|(name, value)| (name.to_owned(), value)));
+    }
+    Some(reason)
+}
+
 /// Why a job is not done; nothing for one that is.
 pub fn job_reason(why: &JobReason, now_ms: u64) -> Option<Reason> {
     Some(match why {
@@ -74,10 +131,42 @@ pub fn job_reason(why: &JobReason, now_ms: u64) -> Option<Reason> {
                 facts,
             }
         }
-        JobReason::AllBusy { fitting, online } => reason(
-            "all_busy",
-            format!("{fitting} of {} online can run it, and all of them are busy", count(*online, "worker")),
-            [("fitting", fitting.to_string()), ("online", online.to_string())],
+        JobReason::AllBusy { fitting, online, lacks, free_in_ms } => {
+            let (need, mut facts) = match lacks {
+                Some(lacks) => (format!("waits for a device with {}", need(lacks)), misfit(lacks).1),
+                None => ("waits for a free device".to_owned(), BTreeMap::new()),
+            };
+            let mut text = match lacks {
+                Some(_) => format!("{need}; {fitting} of {online} have it, all busy"),
+                None => format!("{need}; {fitting} of {online} can run it, all busy"),
+            };
+            if let Some(free) = free_in_ms {
+                text.push_str(&format!(", next free in about {}", about(*free)));
+                facts.insert("free_in_ms".into(), free.to_string());
+            }
+            facts.insert("fitting".into(), fitting.to_string());
+            facts.insert("online".into(), online.to_string());
+            Reason { code: "all_busy".into(), text, facts }
+        }
+        JobReason::Paused { waiting, leased, checking } => reason(
+            "paused",
+            format!(
+                "its owner holds back {}; {leased} are still with workers and {checking} are being checked",
+                count(*waiting, "unit")
+            ),
+            [
+                ("waiting", waiting.to_string()),
+                ("leased", leased.to_string()),
+                ("checking", checking.to_string()),
+            ],
+        ),
+        JobReason::Overdue { leased, checking } => reason(
+            "deadline",
+            format!(
+                "its deadline passed; {} with workers may still finish, {checking} are being checked",
+                count(*leased, "unit")
+            ),
+            [("leased", leased.to_string()), ("checking", checking.to_string())],
         ),
         JobReason::TooFewDevices { needed, fitting } => reason(
             "too_few_devices",
@@ -123,14 +212,30 @@ pub fn job_reason(why: &JobReason, now_ms: u64) -> Option<Reason> {
             [("checking", checking.to_string())],
         ),
         JobReason::Cancelled => reason("cancelled", "its owner ended it".into(), []),
-        JobReason::Incomplete { parked, why } => reason(
-            "units_parked",
-            format!(
-                "{} were given up after too many attempts; the last failure: {why}",
-                count(*parked, "unit")
-            ),
-            [("parked", parked.to_string()), ("failure", why.clone())],
-        ),
+        JobReason::Incomplete { cause, parked, blocked, undone, why } => {
+            let (code, mut text) = match cause {
+                Shortfall::Parked => (
+                    "units_parked",
+                    format!("{} given up after too many attempts: {why}", were(*parked, "unit")),
+                ),
+                Shortfall::Deadline => {
+                    ("deadline", format!("its deadline passed before {} begun", were(*undone, "unit")))
+                }
+            };
+            if *blocked > 0 {
+                text.push_str(&format!(
+                    "; {} for results in vain",
+                    if *blocked == 1 { "1 unit waits".into() } else { format!("{blocked} units wait") }
+                ));
+            }
+            let facts = [
+                ("parked", parked.to_string()),
+                ("blocked", blocked.to_string()),
+                ("undone", undone.to_string()),
+                ("failure", why.clone()),
+            ];
+            reason(code, text, facts)
+        }
     })
 }
 
@@ -164,6 +269,11 @@ pub fn worker_reason(why: &WorkerReason, now_ms: u64) -> Reason {
             "only_own_checks",
             "only checks of its owner's own work wait, which somebody else must make".into(),
             [("checks", checks.to_string())],
+        ),
+        WorkerReason::OnlyPaused { jobs } => reason(
+            "only_paused",
+            format!("{} held back by their owners", were(*jobs, "job")),
+            [("jobs", jobs.to_string())],
         ),
         WorkerReason::AllLeased { units } => reason(
             "all_leased",
@@ -244,13 +354,14 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
         owner: job.owner,
         kind: job.spec.kind,
         state: match job.state {
+            engine::JobState::Waiting | engine::JobState::Running if job.paused => JobState::Paused,
             engine::JobState::Waiting => JobState::Waiting,
             engine::JobState::Running => JobState::Running,
             engine::JobState::Done => JobState::Done,
             engine::JobState::Cancelled => JobState::Cancelled,
             engine::JobState::Incomplete { .. } => JobState::Incomplete,
         },
-        reason: state.job_reason(id, now_ms).and_then(|why| job_reason(&why, now_ms)),
+        reason: job_reason_of(state, job, id, now_ms),
         units: job.spec.units(),
         progress: Progress {
             waiting: job.waiting_units(),
@@ -258,9 +369,25 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
             checking: job.checking_units,
             accepted: job.accepted_units,
             parked: job.parked_units,
+            blocked: job.blocked_units,
+            skipped: job.skipped_units,
         },
+        stages: stages(state, job),
+        iteration: job.spec.iterate.map(|iterate| JobIteration {
+            current: job.iteration() as u32 + 1,
+            times_max: iterate.times_max,
+            reached: job.last_iteration.is_some(),
+        }),
+        deadline: job.deadline_ms.map(rfc3339),
         manifest: job.spec.stages[0].manifest,
-        inputs: inputs(&job.spec.stages[0]),
+        inputs: job.spec.stages[0]
+            .inputs
+            .iter()
+            .filter_map(|input| match input {
+                StageInput::Blob(split) => Some(*split),
+                StageInput::Stage(_) => None,
+            })
+            .collect(),
         // Written by this server from checked values.
         joins: serde_json::from_str(&job.spec.joins_json).unwrap_or_default(),
         unit_price: job.spec.stages[0].unit_price,
@@ -332,28 +459,120 @@ pub fn lease_answer(state: &State, now_ms: u64, worker: PublicKey, leases: &[Lea
     LeaseAnswer { leases, reason }
 }
 
-fn inputs(stage: &engine::Stage) -> Vec<protocol::InputSplit> {
-    let blob = |input: &engine::StageInput| match input {
-        engine::StageInput::Blob(split) => Some(*split),
-        engine::StageInput::Stage(_) => None,
+/// A job's stages; none for a plain job.
+fn stages(state: &State, job: &engine::Job) -> Vec<JobStage> {
+    let spec = &job.spec;
+    if !has_stages(spec) {
+        return Vec::new();
+    }
+    let iteration = job.iteration();
+    let mut stages: Vec<_> = (0..)
+        .zip(spec.stages.iter().zip(&job.queues))
+        .map(|(number, (stage, queue))| JobStage {
+            name: stage.name.clone(),
+            reads: stage.inputs.iter().filter_map(|input| reads(spec, input)).collect(),
+            units: stage.units,
+            accepted_now: job.done_units(iteration, number),
+            progress: Progress {
+                waiting: queue.waiting_units,
+                accepted: queue.accepted_units,
+                parked: queue.parked_units,
+                skipped: queue.skipped_units,
+                ..Progress::default()
+            },
+            manifest: stage.manifest,
+            unit_price: stage.unit_price,
+        })
+        .collect();
+    let packages = |id: &LeaseId| match state.leases().get(id)?.work {
+        engine::Work::Package { run, .. } => Some(run),
+        engine::Work::Check { .. } => None,
     };
-    stage.inputs.iter().filter_map(blob).collect()
+    let leased = job.leases.iter().filter_map(packages);
+    let checking = job.committed.iter().filter_map(|id| Some(state.packages().get(id)?.run));
+    for run in leased {
+        stages[spec.place(run.first).stage as usize].progress.leased += u64::from(run.count);
+    }
+    for run in checking {
+        stages[spec.place(run.first).stage as usize].progress.checking += u64::from(run.count);
+    }
+    for stage in &mut stages {
+        let Progress { waiting, leased, checking, accepted, parked, skipped, .. } = stage.progress;
+        let elsewhere = waiting + leased + checking + accepted + parked + skipped;
+        stage.progress.blocked = (stage.units * spec.iterations_max()).saturating_sub(elsewhere);
+    }
+    stages
 }
 
-pub fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
+/// Whether a job is more than one stage that is run once.
+fn has_stages(spec: &engine::JobSpec) -> bool {
+    spec.stages.len() > 1 || spec.iterate.is_some()
+}
+
+fn reads(spec: &engine::JobSpec, input: &StageInput) -> Option<String> {
+    let StageInput::Stage(gather) = input else { return None };
+    let name = &spec.stages[gather.stage as usize].name;
+    Some(if gather.initial.is_some() { format!("previous {name}") } else { name.clone() })
+}
+
+pub(crate) fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
     let lease = state.leases().get(&id)?;
     let units = state.lease_units(lease);
-    let stage = state.jobs().get(&lease.job)?.spec.stage_of(units.first()?.first);
+    let job = state.jobs().get(&lease.job)?;
+    let first = units.first()?.first;
+    let place = job.spec.place(first);
+    let stage = &job.spec.stages[place.stage as usize];
+    let unit_base = first - place.index;
     Some(Lease {
         id,
         generation: lease.generation,
         job: lease.job,
         manifest: stage.manifest,
+        inputs: stage.inputs.iter().map(|input| lease_input(job, place, input, &units)).collect(),
         units,
-        unit_base: 0,
-        inputs: inputs(stage).into_iter().map(api::LeaseInput::Split).collect(),
+        unit_base,
         expires_in_ms: u32::try_from(lease.deadline_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX),
     })
+}
+
+/// An input of the units of one lease, which are of one stage and iteration.
+fn lease_input(job: &engine::Job, place: Place, input: &StageInput, units: &[UnitRun]) -> LeaseInput {
+    let gather = match input {
+        StageInput::Blob(split) => return LeaseInput::Split(*split),
+        StageInput::Stage(gather) => gather,
+    };
+    let spec = &job.spec;
+    let base = spec.first_unit(place.iteration, place.stage);
+    let windows: Option<Vec<_>> = units
+        .iter()
+        .flat_map(|run| run.units())
+        .map(|unit| spec.reads(Place { index: unit - base, ..place }, gather))
+        .collect();
+    // The first iteration has none before it.
+    let (windows, initial) = (windows.unwrap_or_default(), gather.initial);
+    if let (true, Some(initial)) = (windows.is_empty(), initial) {
+        return LeaseInput::Split(initial);
+    }
+    // Windows of neighbours overlap, and each blob is named once.
+    let mut blobs: Vec<Hash> = Vec::new();
+    let mut numbers = BTreeMap::new();
+    let mut found = Vec::with_capacity(windows.len());
+    for (upstream, window) in windows {
+        let (from, to) = (upstream + window.first, upstream + window.first + window.count);
+        if window.count > 0 && !numbers.contains_key(&(to - 1)) {
+            let missing = (from..to).find(|unit| !numbers.contains_key(unit)).unwrap_or(to);
+            for (unit, outputs) in job.outputs(missing, to) {
+                numbers.insert(unit, blobs.len() as u32);
+                blobs.extend(outputs.get(gather.output as usize).map(|output| output.blob));
+            }
+        }
+        found.push(GatheredUnit {
+            first: numbers.get(&from).copied().unwrap_or(0),
+            count: window.count as u32,
+            offset: window.offset,
+        });
+    }
+    LeaseInput::Gathered(GatheredInput { blobs, units: found, length: gather.length })
 }
 
 /// A job's units from `first` on, at most `limit`, as `viewer` may see them. Nothing when there is no such job.
@@ -369,25 +588,41 @@ pub fn units(
 ) -> Option<Vec<Unit>> {
     let job = state.jobs().get(&id)?;
     let end = first.saturating_add(limit).min(job.spec.units());
+    let spec = &job.spec;
+    let named = has_stages(spec);
     let mut units: Vec<Unit> = (first..end)
-        .map(|index| Unit {
-            id: UnitId { job: id, index },
-            // Neither waiting, leased, committed nor accepted.
-            state: UnitState::Parked,
-            outputs: Vec::new(),
-            worker: None,
-            checked_by: Vec::new(),
+        .map(|index| {
+            let place = spec.place(index);
+            Unit {
+                id: UnitId { job: id, index },
+                stage: named.then(|| spec.stages[place.stage as usize].name.clone()),
+                iteration: spec.iterate.map(|_| place.iteration as u32 + 1),
+                index: place.index,
+                state: if index < job.units_end() { UnitState::Waiting } else { UnitState::Skipped },
+                outputs: Vec::new(),
+                worker: None,
+                checked_by: Vec::new(),
+            }
         })
         .collect();
     let clip = |from: u64, count: u64| {
         let (from, to) = (from.max(first), from.saturating_add(count).min(end));
         (from < to).then(|| (from - first) as usize..(to - first) as usize)
     };
-    for run in job.queues.iter().flat_map(|queue| &queue.waiting) {
-        let Some(range) = clip(run.first, run.count) else { continue };
-        units[range].iter_mut().for_each(|unit| unit.state = UnitState::Waiting);
+    for (from, to) in job.blocked_runs(first, end) {
+        let Some(range) = clip(from, to - from) else { continue };
+        units[range].iter_mut().for_each(|unit| unit.state = UnitState::Blocked);
     }
-    for package in state.packages().values().filter(|package| package.job == id) {
+    for (from, run) in &job.parked {
+        let Some(range) = clip(*from, run.count) else { continue };
+        units[range].iter_mut().for_each(|unit| unit.state = UnitState::Parked);
+    }
+    let leased = job.leases.iter().filter_map(|lease| match state.leases().get(lease)?.work {
+        engine::Work::Package { package, .. } => Some(package),
+        engine::Work::Check { .. } => None,
+    });
+    let packages = leased.chain(job.committed.iter().copied());
+    for package in packages.filter_map(|package| state.packages().get(&package)) {
         let Some(range) = clip(package.run.first, package.run.count.into()) else { continue };
         let at = match package.state {
             PackageState::Leased(_) => UnitState::Leased,

@@ -170,7 +170,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 let (accepted, units) = (job.progress.accepted, job.units);
                 let text = format!("{id} is {}: {accepted} of {units} units are there", state(job.state));
                 let next = match job.state {
-                    JobState::Waiting | JobState::Running => {
+                    JobState::Waiting | JobState::Running | JobState::Paused => {
                         format!("`plexus job watch {id}` waits for its end; ")
                     }
                     _ => String::new(),
@@ -337,6 +337,7 @@ fn state(state: JobState) -> &'static str {
     match state {
         JobState::Waiting => "waiting",
         JobState::Running => "running",
+        JobState::Paused => "paused",
         JobState::Done => "done",
         JobState::Cancelled => "cancelled",
         JobState::Incomplete => "incomplete",

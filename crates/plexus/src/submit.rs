@@ -251,6 +251,8 @@ fn request(compiled: CompiledJob) -> JobRequest {
         unit_price: compiled.unit_price,
         budget: compiled.budget,
         package_units: compiled.package_units,
+        deadline_in_s: None,
+        attempts_max: None,
     }
 }
 

@@ -60,6 +60,10 @@ impl InputSplit {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct JoinSpec {
+    /// The stage whose outputs these are, of a job of several; the last one when absent. Of an iterated job it is the last
+    /// iteration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// The output's number in the manifest.
     pub output: u32,
     /// The file's name, without folders.
@@ -159,6 +163,7 @@ mod tests {
     #[test]
     fn a_join_spec_reads_what_it_writes() {
         let spec = JoinSpec {
+            stage: None,
             output: 0,
             file: "a.csv".into(),
             format: JoinFormat::Csv,

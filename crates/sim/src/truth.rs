@@ -216,7 +216,7 @@ impl Truth {
         for unit in wrong {
             let mut checkers = accepted.checked.iter().filter(|(checked, _)| *checked == unit).peekable();
             if checkers.peek().is_none() {
-                let quorum = matches!(entry.spec.stages[0].policy, Policy::Quorum { .. });
+                let quorum = matches!(entry.spec.stage_of(run.first).policy, Policy::Quorum { .. });
                 if entry.state == JobState::Cancelled {
                     self.units.wrong_cancelled += 1;
                 } else if quorum || drawn.contains(&unit) {

@@ -1145,6 +1145,7 @@ impl World<'_> {
                 ..Requirements::default()
             },
             outputs_exact: vec![stream.exact],
+            output_bytes: Vec::new(),
             policy: match stream.policy {
                 Verification::AuditPpm(rate_min_ppm) => Policy::Audit { rate_min_ppm },
                 Verification::Quorum(agree) => Policy::Quorum { agree },

@@ -1,10 +1,13 @@
 //! Submission, cancellation, and the end of jobs.
 
-use protocol::{Amount, JobId, PublicKey, UnitRun};
+use std::collections::BTreeSet;
+
+use protocol::{Amount, JobId, LeaseId, PublicKey, UnitRun};
 
 use super::Deciding;
 use crate::{
-    Answer, EndCause, Event, JobEnd, JobState, PackageState, Policy, Rejection, Split, Submission, Work,
+    Answer, EndCause, Event, Failure, Job, JobEnd, JobState, PackageState, Policy, Rejection, Shortfall,
+    Split, Submission, Work,
 };
 
 /// Most units of one job.
@@ -13,6 +16,35 @@ const UNITS_MAX: u64 = 100_000_000;
 /// Most units of one package, however the job wants them: a worker holds each one's outputs until it signs, and its receipt
 /// names them all.
 const PACKAGE_UNITS_MAX: u32 = 4_096;
+
+/// Most attempts at a unit that a job may ask for.
+const ATTEMPTS_MAX: u32 = 20;
+
+/// Failures that a job's end tells of.
+const FAILURES_TOLD_MAX: usize = 5;
+
+/// Which units were given up, and how they failed.
+fn parked_why(job: &Job) -> String {
+    let Some((first, run)) = job.parked.first_key_value() else {
+        return job.last_failure.clone().unwrap_or_default();
+    };
+    let place = job.spec.place(*first);
+    let stage = &job.spec.stages[place.stage as usize].name;
+    let mut units = match run.count {
+        1 => format!("unit {}", place.index),
+        count => format!("units {} to {}", place.index, place.index + count - 1),
+    };
+    if !stage.is_empty() {
+        units.push_str(&format!(" of stage {stage}"));
+    }
+    if job.spec.iterate.is_some() {
+        units.push_str(&format!(" in iteration {}", place.iteration + 1));
+    }
+    let mut heard = BTreeSet::new();
+    let told = run.failures.iter().filter(|failure| heard.insert(failure.worker)).take(FAILURES_TOLD_MAX);
+    let told: Vec<_> = told.map(|f| format!("{} on {}: {}", f.code, f.worker, f.why)).collect();
+    format!("{units}: {}", told.join("; "))
+}
 
 impl Deciding<'_> {
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
@@ -26,15 +58,15 @@ impl Deciding<'_> {
             };
         }
         let invalid = |why: &str| Err(Rejection::SpecInvalid(why.to_owned()));
-        if spec.stages.len() != 1 || spec.iterate.is_some() {
-            return invalid("a job has one stage");
-        }
         for stage in &spec.stages {
             if stage.units == 0 || stage.units > UNITS_MAX {
                 return invalid("a job has 1 to 100 000 000 units");
             }
             if stage.package_units.is_some_and(|units| units == 0 || units > PACKAGE_UNITS_MAX) {
                 return invalid("a package has 1 to 4096 units");
+            }
+            if !(stage.output_bytes.is_empty() || stage.output_bytes.len() == stage.outputs_exact.len()) {
+                return invalid("each output has a length");
             }
             if stage.outputs_exact.is_empty() {
                 return invalid("a unit has at least one output");
@@ -44,6 +76,19 @@ impl Deciding<'_> {
             {
                 return invalid("a quorum is 2 to 5 owners");
             }
+        }
+        if let Some(flaw) = spec.graph_flaw() {
+            return Err(Rejection::SpecInvalid(flaw));
+        }
+        let each: u64 = spec.stages.iter().map(|stage| stage.units).sum();
+        if each.checked_mul(spec.iterations_max()).is_none_or(|units| units > UNITS_MAX) {
+            return invalid("a job has at most 100 000 000 units in all its iterations");
+        }
+        if spec.attempts_max.is_some_and(|attempts| !(1..=ATTEMPTS_MAX).contains(&attempts)) {
+            return invalid("a unit is tried 1 to 20 times");
+        }
+        if spec.deadline_ms.is_some_and(|deadline| deadline <= self.now_ms) {
+            return invalid("the deadline has passed");
         }
         if quoted.iter().any(|stage| *stage as usize >= spec.stages.len()) {
             return invalid("a price is asked for a stage that is not there");
@@ -96,7 +141,7 @@ impl Deciding<'_> {
                 Err(Rejection::JobEnded(id))
             };
         }
-        let leases: Vec<_> = self.state.leases.iter().filter(|(_, l)| l.job == id).map(|(l, _)| *l).collect();
+        let leases: Vec<_> = job.leases.iter().copied().collect();
         for lease in leases {
             self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded });
         }
@@ -108,25 +153,101 @@ impl Deciding<'_> {
         Ok(Answer::Done)
     }
 
-    /// Parks units that failed too often, and ends the job when no unit can change any more.
+    /// Holds back what waits of a job, or no longer.
+    pub(super) fn pause(&mut self, id: JobId, by: PublicKey, paused: bool) -> Result<Answer, Rejection> {
+        let job = self.own_job(id, by)?;
+        if job.state.ended() {
+            return Err(Rejection::JobEnded(id));
+        }
+        if job.paused != paused {
+            self.emit(Event::JobPaused { job: id, paused });
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Has an incomplete job go on. Nothing that was accepted runs again, and the escrow is what the rest costs.
+    pub(super) fn resume_job(
+        &mut self,
+        id: JobId,
+        by: PublicKey,
+        deadline_ms: Option<u64>,
+    ) -> Result<Answer, Rejection> {
+        let job = self.own_job(id, by)?;
+        if !matches!(job.state, JobState::Incomplete { .. }) {
+            return Err(Rejection::JobNotIncomplete(id));
+        }
+        let deadline_ms = deadline_ms.or(job.deadline_ms);
+        if deadline_ms.is_some_and(|deadline| deadline <= self.now_ms) {
+            return Err(Rejection::SpecInvalid("the deadline has passed; give another one".into()));
+        }
+        let escrow: u64 = (0..)
+            .zip(&job.spec.stages)
+            .map(|(number, stage)| {
+                stage.unit_price.0 * job.missing_units(number) * (1 + stage.policy.checks_per_unit())
+            })
+            .sum();
+        let (needed, owner) = (Amount(escrow), job.owner);
+        let available = self.state.accounts.get(&owner).copied().unwrap_or_default().available;
+        if needed > available {
+            return Err(Rejection::BalanceTooLow { needed, available });
+        }
+        self.emit(Event::JobResumed { job: id, owner, escrow: needed, deadline_ms });
+        Ok(Answer::Done)
+    }
+
+    fn own_job(&self, id: JobId, by: PublicKey) -> Result<&Job, Rejection> {
+        let job = self.state.jobs.get(&id).ok_or(Rejection::JobUnknown(id))?;
+        if job.owner == by { Ok(job) } else { Err(Rejection::JobForeign(id)) }
+    }
+
+    /// Gives up the waiting units from `unit` on that came back, if they failed too often or are found to be poison: a unit
+    /// that ran alone and failed on several workers.
+    pub(super) fn park_hopeless(&mut self, id: JobId, unit: u64) {
+        let job = &self.state.jobs[&id];
+        let stage = job.spec.place(unit).stage;
+        let mut waiting = job.queues[stage as usize].waiting.iter();
+        let Some(run) = waiting.find(|run| run.first == unit) else { return };
+        let told = run.failures.iter().filter(|failure| failure.code != Failure::EXPIRED);
+        let failed: BTreeSet<_> = told.map(|failure| failure.worker).collect();
+        let poison = run.count == 1 && failed.len() >= self.state.params.poison_workers as usize;
+        let limit = job.spec.attempts_max.unwrap_or(self.state.params.attempts_max);
+        if run.attempts < limit && !poison {
+            return;
+        }
+        let count = u32::try_from(run.count).expect("a run that was leased has at most 2³² units");
+        let failures = run.failures.clone();
+        let why = job.last_failure.clone().unwrap_or_default();
+        self.emit(Event::UnitsParked { job: id, run: UnitRun { first: unit, count }, why, failures });
+    }
+
+    /// Ends the iterations of a job once what it was iterated for is reached, now that the package from `unit` on stands.
+    pub(super) fn end_iterations(&mut self, id: JobId, unit: u64) {
+        let Some(last) = self.state.jobs[&id].until_met(unit) else { return };
+        self.emit(Event::IterationsEnded { job: id, last });
+        let job = &self.state.jobs[&id];
+        let end = job.units_end();
+        let beyond = |lease: &LeaseId| matches!(self.state.leases[lease].work, Work::Package { run, .. } if run.first >= end);
+        let leases: Vec<_> = job.leases.iter().copied().filter(beyond).collect();
+        for lease in leases {
+            self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded });
+        }
+    }
+
+    /// Ends the job when no unit can change any more.
     pub(super) fn finish_job(&mut self, id: JobId) {
         let job = &self.state.jobs[&id];
-        if job.state.ended() {
+        let waiting = job.waiting_units();
+        let moves = job.leased_units + job.checking_units > 0 || waiting > 0 && !job.overdue;
+        if job.state.ended() || moves {
             return;
         }
-        let limit = self.state.params.attempts_max;
-        let waiting = job.queues.iter().flat_map(|queue| &queue.waiting);
-        let hopeless: Vec<_> = waiting.filter(|w| w.attempts >= limit).map(|w| (w.first, w.count)).collect();
-        let why = job.last_failure.clone().unwrap_or_default();
-        for (first, count) in hopeless {
-            let count = u32::try_from(count).expect("a run that was leased has at most 2³² units");
-            self.emit(Event::UnitsParked { job: id, run: UnitRun { first, count }, why: why.clone() });
-        }
-        let job = &self.state.jobs[&id];
-        if job.accepted_units + job.parked_units < job.spec.units() {
-            return;
-        }
-        let end = if job.parked_units == 0 { JobEnd::Done } else { JobEnd::Incomplete { why } };
+        let end = if waiting + job.parked_units + job.blocked_units == 0 {
+            JobEnd::Done
+        } else if waiting > 0 {
+            JobEnd::Incomplete { cause: Shortfall::Deadline, why: "its deadline passed".into() }
+        } else {
+            JobEnd::Incomplete { cause: Shortfall::Parked, why: parked_why(job) }
+        };
         self.end_job(id, end);
     }
 

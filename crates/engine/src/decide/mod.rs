@@ -57,6 +57,8 @@ impl Deciding<'_> {
             }
             Command::Submit(submission) => self.submit(*submission),
             Command::Cancel { job, by } => self.cancel(job, by),
+            Command::Pause { job, by, paused } => self.pause(job, by, paused),
+            Command::ResumeJob { job, by, deadline_ms } => self.resume_job(job, by, deadline_ms),
             Command::Announce { worker, instance, device, version, offer } => {
                 self.announce(worker, instance, device, version, offer)
             }

@@ -63,15 +63,18 @@ impl Deciding<'_> {
                 return;
             }
         }
+        let first = self.state.packages[&id].run.first;
         self.accept(id);
+        self.end_iterations(job, first);
         self.finish_job(job);
     }
 
     fn reject(&mut self, id: PackageId, verdict: Verdict) {
-        let job = self.state.packages[&id].job;
+        let (job, first) = (self.state.packages[&id].job, self.state.packages[&id].run.first);
         self.end_check_leases(id);
         self.pay_checks(id, false);
         self.emit(Event::PackageRejected { package: id, verdict });
+        self.park_hopeless(job, first);
         self.finish_job(job);
     }
 

@@ -130,8 +130,9 @@ impl Deciding<'_> {
     pub(super) fn end_lease(&mut self, lease: LeaseId, cause: EndCause) {
         let (job, work) = (self.state.leases[&lease].job, self.state.leases[&lease].work);
         self.emit(Event::LeaseEnded { lease, cause });
-        if let crate::Work::Check { check } = work {
-            self.give_up_check(check);
+        match work {
+            crate::Work::Check { check } => self.give_up_check(check),
+            crate::Work::Package { run, .. } => self.park_hopeless(job, run.first),
         }
         self.finish_job(job);
     }
@@ -149,6 +150,12 @@ impl Deciding<'_> {
                 .map(|(_, worker)| *worker);
             if let Some(worker) = silent {
                 self.lose_worker(worker, LeaveCause::Silent);
+                continue;
+            }
+            let overdue = self.state.job_deadlines.first().filter(|(at, _)| *at <= now).map(|(_, job)| *job);
+            if let Some(job) = overdue {
+                self.emit(Event::JobOverdue { job });
+                self.finish_job(job);
                 continue;
             }
             let expired = self.state.deadlines.first().filter(|(at, _)| *at <= now).map(|(_, lease)| *lease);

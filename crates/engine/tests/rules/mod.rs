@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use plexus_engine::{
-    Answer, Command, Decision, Event, JobSpec, Params, Policy, ReceiptOutcome, Rejection, Requirements,
-    Stage, State, Submission, UnitWork, Work, decide, violations,
+    Answer, Command, Decision, Event, Gather, Iterate, JobSpec, Params, Policy, ReceiptOutcome, Rejection,
+    Requirements, Stage, StageInput, State, Submission, UnitWork, Work, decide, violations,
 };
 use protocol::{
-    Amount, CheckId, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
-    Signature, UnitLeaf, WorkerKind, WorkerOffer, manifest::JobKind, package_root,
+    Amount, CheckId, DeviceFacts, DeviceLimits, Hash, InputSplit, JobId, LeaseId, OutputCommitment,
+    PublicKey, Receipt, Signature, UnitLeaf, WorkerKind, WorkerOffer, manifest::JobKind, package_root,
 };
 
 pub const MARKET: PublicKey = PublicKey([255; 32]);
@@ -20,6 +20,8 @@ pub struct World {
     pub state: State,
     pub journal: Vec<(u64, Event)>,
     pub now_ms: u64,
+    /// From this iteration on every one puts out the same.
+    pub settles_at: u64,
 }
 
 pub fn key(n: u8) -> PublicKey {
@@ -55,6 +57,7 @@ pub fn stage(units: u64, policy: Policy) -> Stage {
         time_ms_max: 1_000,
         requirements: Requirements { storage_buffer_bytes: 1_024, ..Requirements::default() },
         outputs_exact: vec![true],
+        output_bytes: vec![],
         policy,
         work: UnitWork::default(),
         devices: 1,
@@ -65,6 +68,37 @@ pub fn stage(units: u64, policy: Policy) -> Stage {
 /// A job of one stage.
 pub fn spec(units: u64, policy: Policy) -> JobSpec {
     JobSpec::plain("test".into(), JobKind::Batch, "[]".into(), stage(units, policy))
+}
+
+/// Bytes of every output in a graph.
+pub const OUTPUT_BYTES: u64 = 4;
+
+/// An input of `count` outputs of a stage, from `step` units further on for each unit.
+pub fn gather(stage: u32, step: u64, count: u64) -> Gather {
+    let length = count * OUTPUT_BYTES;
+    Gather { stage, output: 0, step, count, offset: 0, stride: 0, length, initial: None }
+}
+
+/// The same of the iteration before; the first one reads a blob.
+pub fn previous(stage: u32, step: u64, count: u64) -> Gather {
+    let gather = gather(stage, step, count);
+    let blob = Hash::of(b"initial");
+    Gather { initial: Some(InputSplit { blob, offset: 0, stride: 0, length: gather.length }), ..gather }
+}
+
+/// A stage that reads others.
+pub fn reading(name: &str, units: u64, policy: Policy, gathers: &[Gather]) -> Stage {
+    Stage {
+        name: name.into(),
+        inputs: gathers.iter().copied().map(StageInput::Stage).collect(),
+        output_bytes: vec![OUTPUT_BYTES],
+        ..stage(units, policy)
+    }
+}
+
+/// A job of several stages.
+pub fn graph(stages: Vec<Stage>, iterate: Option<Iterate>) -> JobSpec {
+    JobSpec { stages, iterate, ..spec(1, AUDIT) }
 }
 
 /// Always re-executes what the trust rule does not already re-execute.
@@ -78,7 +112,7 @@ pub fn output(job: JobId, unit: u64, lie: u8) -> OutputCommitment {
 impl World {
     pub fn new(params: Params) -> Self {
         let (state, founded) = State::found(MARKET, params, 0);
-        Self { state, journal: vec![(0, founded)], now_ms: 1_000 }
+        Self { state, journal: vec![(0, founded)], now_ms: 1_000, settles_at: u64::MAX }
     }
 
     pub fn run(&mut self, command: Command) -> Result<Decision, Rejection> {
@@ -188,7 +222,13 @@ impl World {
             .into_iter()
             .flat_map(|run| run.units())
             .take(count)
-            .map(|unit| (unit, vec![output(lease.job, unit, lie)]))
+            .map(|unit| {
+                let spec = &self.state.jobs()[&lease.job].spec;
+                let place = spec.place(unit);
+                let settled =
+                    spec.first_unit(place.iteration.min(self.settles_at), place.stage) + place.index;
+                (unit, vec![output(lease.job, settled, lie)])
+            })
             .collect();
         let leaves: Vec<_> =
             units.iter().map(|(unit, outputs)| UnitLeaf::done(lease.job, *unit, outputs.clone())).collect();

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{Job, JobRequest, Page, Unit, code};
+use api::{
+    GraphRequest, IterateRequest, Job, JobRequest, Page, ResumeRequest, StageInput, StageRequest,
+    SubmitRequest, Unit, Until, code,
+};
 use axum::{Json, extract::State, http::StatusCode};
-use engine::{Answer, Command, JobSpec, Policy, Requirements, Stage, StageInput, Submission, UnitWork};
+use engine::{Answer, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
@@ -26,6 +29,8 @@ const NAME_CHARS_MAX: usize = 100;
 const JOINS_MAX: usize = 16;
 /// Bytes of a result file's name.
 const FILE_NAME_BYTES_MAX: usize = 200;
+/// Stages of a job.
+const STAGES_MAX: usize = 32;
 /// Items of a page of units.
 const UNITS_PAGE_MAX: u64 = 1000;
 
@@ -35,7 +40,7 @@ const UNITS_PAGE_MAX: u64 = 1000;
 /// scheduled; the escrow is taken at once.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", operation_id = "submit",
     params(("idempotency-key" = Option<String>, Header, description = "A repeated key gives the first answer again")),
-    request_body = JobRequest, security(("token" = [])),
+    request_body = SubmitRequest, security(("token" = [])),
     responses((status = 201, body = Job), Problems))]
 pub async fn submit(
     State(app): State<Shared>,
@@ -45,16 +50,12 @@ pub async fn submit(
 ) -> Result<(StatusCode, Json<Job>), Failure> {
     // Compiling is costly: only a few at once.
     let _permit = app.submissions.acquire().await.map_err(Failure::internal)?;
-    let request: JobRequest = parse(&body)?;
+    let request = read(&body)?;
     let key = key.map(|key| (key, Hash::of(&body)));
-    check_names(&request)?;
-    let plan = compile(&app, &request.manifest).await?;
-    check_inputs(&app, &request, &plan).await?;
-    check_joins(&app, &request).await?;
-    let manifest = app.blobs.put(request.manifest.to_bytes().into()).await?;
-    let spec = spec(&request, &plan, manifest)?;
-    let room = app.quotas.job(&app.committer, caller.account, spec.units(), key.map(|(key, _)| key)).await?;
-    let submission = Submission { owner: caller.account, spec, quoted: vec![], budget: request.budget, key };
+    let spec = accept(&app, &request).await?;
+    let (owner, budget) = (caller.account, request.budget);
+    let room = app.quotas.job(&app.committer, owner, spec.units(), key.map(|(key, _)| key)).await?;
+    let submission = Submission { owner, spec, quoted: vec![], budget, key };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => view::job(state, id, now),
@@ -65,14 +66,88 @@ pub async fn submit(
     Ok((StatusCode::CREATED, Json(job)))
 }
 
+/// Reads either form of a request, so that what is wrong with it is said of the form that was meant.
+fn read(body: &[u8]) -> Result<GraphRequest, Failure> {
+    #[derive(Deserialize)]
+    struct Form {
+        stages: Option<serde::de::IgnoredAny>,
+    }
+    let graph = serde_json::from_slice::<Form>(body).is_ok_and(|form| form.stages.is_some());
+    if graph { parse(body) } else { parse::<JobRequest>(body).map(GraphRequest::from) }
+}
+
+/// Checks a request and makes it the engine's.
+async fn accept(app: &Shared, request: &GraphRequest) -> Result<JobSpec, Failure> {
+    check_names(request)?;
+    let mut plans = Vec::with_capacity(request.stages.len());
+    for (number, stage) in request.stages.iter().enumerate() {
+        let at = Field { request, number };
+        plans.push(compile(app, &stage.manifest, at).await?);
+    }
+    for (number, (stage, plan)) in request.stages.iter().zip(&plans).enumerate() {
+        check_inputs(app, stage, plan, Field { request, number }).await?;
+    }
+    check_joins(app, request).await?;
+    let mut stages = Vec::with_capacity(plans.len());
+    for (stage, plan) in request.stages.iter().zip(&plans) {
+        let manifest = app.blobs.put(stage.manifest.to_bytes().into()).await?;
+        stages.push(stage_spec(request, stage, plan, manifest)?);
+    }
+    let joins = serde_json::to_string(&request.joins).map_err(Failure::internal)?;
+    let kind = request.stages[0].manifest.kind;
+    let first = stages.remove(0);
+    let mut spec = JobSpec::plain(request.name.clone(), kind, joins, first);
+    spec.stages.extend(stages);
+    spec.iterate = request.iterate.as_ref().map(|iterate| iterate_spec(request, iterate)).transpose()?;
+    let in_ms = request.deadline_in_s.map(|seconds| u64::from(seconds) * 1_000);
+    spec.deadline_ms = in_ms.map(|in_ms| crate::time::now_ms() + in_ms);
+    spec.attempts_max = request.attempts_max;
+    Ok(spec)
+}
+
+/// Where a field of a stage is in the request as it was sent.
+#[derive(Clone, Copy)]
+struct Field<'a> {
+    request: &'a GraphRequest,
+    number: usize,
+}
+
+impl Field<'_> {
+    fn of(self, field: impl std::fmt::Display) -> String {
+        if is_plain(self.request) { field.to_string() } else { format!("stages[{}].{field}", self.number) }
+    }
+}
+
+/// Whether the request has one stage without a name.
+fn is_plain(request: &GraphRequest) -> bool {
+    matches!(&request.stages[..], [only] if only.name.is_empty()) && request.iterate.is_none()
+}
+
+/// A stage's number by its name.
+fn stage_number(request: &GraphRequest, name: &str, field: &str) -> Result<u32, Failure> {
+    let number = (0..).zip(&request.stages).find(|(_, stage)| stage.name == name).map(|(number, _)| number);
+    number.ok_or_else(|| invalid(format!("there is no stage named {name:?}"), field))
+}
+
 fn invalid(detail: impl Into<String>, field: impl Into<String>) -> Failure {
     Failure::new(code::REQUEST_INVALID, detail, "correct the request").at(field)
 }
 
-fn check_names(request: &JobRequest) -> Result<(), Failure> {
+fn check_names(request: &GraphRequest) -> Result<(), Failure> {
     let characters = request.name.chars().count();
     if characters == 0 || characters > NAME_CHARS_MAX {
         return Err(invalid(format!("a name has 1 to {NAME_CHARS_MAX} characters"), "name"));
+    }
+    if request.stages.is_empty() || request.stages.len() > STAGES_MAX {
+        return Err(invalid(format!("a job has 1 to {STAGES_MAX} stages"), "stages"));
+    }
+    let mut names = BTreeSet::new();
+    for (number, stage) in request.stages.iter().enumerate() {
+        let named = !stage.name.is_empty() || is_plain(request);
+        if !named || !names.insert(&stage.name) || stage.name.chars().count() > NAME_CHARS_MAX {
+            let detail = format!("each stage has a name of its own, of 1 to {NAME_CHARS_MAX} characters");
+            return Err(invalid(detail, format!("stages[{number}].name")));
+        }
     }
     if request.joins.len() > JOINS_MAX {
         return Err(invalid(format!("a job has at most {JOINS_MAX} result files"), "joins"));
@@ -88,7 +163,7 @@ fn check_names(request: &JobRequest) -> Result<(), Failure> {
         if !plain {
             return Err(invalid(format!("{name:?} is not a plain file name"), format!("joins[{i}].file")));
         }
-        if !files.insert(name) || !outputs.insert(join.output) {
+        if !files.insert(name) || !outputs.insert((&join.stage, join.output)) {
             return Err(invalid("each output and each file name stands once", format!("joins[{i}]")));
         }
     }
@@ -96,10 +171,10 @@ fn check_names(request: &JobRequest) -> Result<(), Failure> {
 }
 
 /// Checks the program with its kernels' texts.
-async fn compile(app: &Shared, manifest: &Manifest) -> Result<Plan, Failure> {
+async fn compile(app: &Shared, manifest: &Manifest, at: Field<'_>) -> Result<Plan, Failure> {
     let mut texts = BTreeMap::new();
     for (name, kernel) in &manifest.program.kernels {
-        let field = format!("manifest.program.kernels.{name}.blob");
+        let field = at.of(format_args!("manifest.program.kernels.{name}.blob"));
         match app.blobs.length(&kernel.blob).await? {
             // The check says so, with the kernel's name.
             None => continue,
@@ -125,11 +200,11 @@ async fn compile(app: &Shared, manifest: &Manifest) -> Result<Plan, Failure> {
     tokio::task::spawn_blocking(move || program::check(&manifest, &texts))
         .await
         .map_err(Failure::internal)?
-        .map_err(|error| refused(&error))
+        .map_err(|error| refused(&error, at))
 }
 
 /// A program's error in the contract's words.
-fn refused(error: &ProgramError) -> Failure {
+fn refused(error: &ProgramError, at: Field<'_>) -> Failure {
     let code = match error {
         ProgramError::Manifest(_) => code::MANIFEST_INVALID,
         ProgramError::Limit(_) => code::LIMITS_EXCEEDED,
@@ -141,8 +216,8 @@ fn refused(error: &ProgramError) -> Failure {
         ProgramError::Dispatch(_) => code::DISPATCH_INVALID,
     };
     let field = match error.field() {
-        "" => "manifest".to_owned(),
-        field => format!("manifest.{field}"),
+        "" => at.of("manifest"),
+        field => at.of(format_args!("manifest.{field}")),
     };
     api::Problem::new(code, error.to_string(), error.fix())
         .at(field)
@@ -150,25 +225,34 @@ fn refused(error: &ProgramError) -> Failure {
         .into()
 }
 
-async fn check_inputs(app: &Shared, request: &JobRequest, plan: &Plan) -> Result<(), Failure> {
-    let (given, wanted) = (request.inputs.len(), plan.inputs.len());
+async fn check_inputs(app: &Shared, stage: &StageRequest, plan: &Plan, at: Field<'_>) -> Result<(), Failure> {
+    let (given, wanted) = (stage.inputs.len(), plan.inputs.len());
     if given != wanted {
-        return Err(invalid(format!("the manifest has {wanted} inputs, {given} are given"), "inputs"));
+        return Err(invalid(format!("the manifest has {wanted} inputs, {given} are given"), at.of("inputs")));
     }
-    for (i, (input, length)) in request.inputs.iter().zip(plan.input_lengths()).enumerate() {
-        if input.length != length {
-            let detail = format!("a unit's buffer has {length} bytes, the input gives {}", input.length);
-            return Err(invalid(detail, format!("inputs[{i}].length")));
+    for (i, (input, length)) in stage.inputs.iter().zip(plan.input_lengths()).enumerate() {
+        let place = |field: &str| at.of(format_args!("inputs[{i}].{field}"));
+        if input.length() != length {
+            let detail = format!("a unit's buffer has {length} bytes, the input gives {}", input.length());
+            return Err(invalid(detail, place("length")));
         }
-        let bytes = blob_length(app, &input.blob, format!("inputs[{i}].blob")).await?;
-        if input.offset > bytes {
-            let detail = format!("the blob has {bytes} bytes, unit 0 begins at {}", input.offset);
-            return Err(invalid(detail, format!("inputs[{i}].offset")));
+        let (split, field) = match input {
+            StageInput::Split(split) => (split, ""),
+            StageInput::Gather(gather) => {
+                stage_number(at.request, &gather.stage, &place("stage"))?;
+                let Some(initial) = &gather.initial else { continue };
+                (initial, "initial.")
+            }
+        };
+        let bytes = blob_length(app, &split.blob, place(&format!("{field}blob"))).await?;
+        if split.offset > bytes {
+            let detail = format!("the blob has {bytes} bytes, unit 0 begins at {}", split.offset);
+            return Err(invalid(detail, place(&format!("{field}offset"))));
         }
     }
     for buffer in &plan.buffers {
         let program::Source::Blob(blob) = buffer.source else { continue };
-        let field = format!("manifest.program.buffers.{}.blob", buffer.name);
+        let field = at.of(format_args!("manifest.program.buffers.{}.blob", buffer.name));
         let bytes = blob_length(app, &blob, field.clone()).await?;
         if bytes != buffer.length_bytes {
             let detail = format!("the blob has {bytes} bytes, the buffer's shape {}", buffer.length_bytes);
@@ -179,9 +263,14 @@ async fn check_inputs(app: &Shared, request: &JobRequest, plan: &Plan) -> Result
     Ok(())
 }
 
-async fn check_joins(app: &Shared, request: &JobRequest) -> Result<(), Failure> {
+async fn check_joins(app: &Shared, request: &GraphRequest) -> Result<(), Failure> {
     for (i, join) in request.joins.iter().enumerate() {
-        job::check_join(join, &request.manifest, request.units)
+        let number = match &join.stage {
+            Some(name) => stage_number(request, name, &format!("joins[{i}].stage"))? as usize,
+            None => request.stages.len() - 1,
+        };
+        let stage = &request.stages[number];
+        job::check_join(join, &stage.manifest, stage.units)
             .map_err(|error| invalid(error.to_string(), format!("joins[{i}]")))?;
         for blob in join.blobs() {
             blob_length(app, &blob, format!("joins[{i}]")).await?;
@@ -201,18 +290,36 @@ async fn blob_length(app: &Shared, blob: &Hash, field: String) -> Result<u64, Fa
     })
 }
 
-fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Failure> {
+fn stage_spec(
+    request: &GraphRequest,
+    stage: &StageRequest,
+    plan: &Plan,
+    manifest: Hash,
+) -> Result<Stage, Failure> {
     let storage_buffers = |pass: &program::Pass| {
         let bound = pass.bind.iter().filter(|binding| binding.access != Access::Uniform);
         u32::try_from(bound.count()).unwrap_or(u32::MAX)
     };
-    let stage = Stage {
-        name: String::new(),
+    let input = |input: &StageInput| match input {
+        StageInput::Split(split) => Ok(engine::StageInput::Blob(*split)),
+        StageInput::Gather(gather) => Ok(engine::StageInput::Stage(Gather {
+            stage: stage_number(request, &gather.stage, "stages")?,
+            output: gather.output,
+            step: gather.step,
+            count: gather.count,
+            offset: gather.offset,
+            stride: gather.stride,
+            length: gather.length,
+            initial: gather.initial,
+        })),
+    };
+    Ok(Stage {
+        name: stage.name.clone(),
         manifest,
-        inputs: request.inputs.iter().copied().map(StageInput::Blob).collect(),
-        units: request.units,
-        unit_price: request.unit_price,
-        package_units: request.package_units,
+        inputs: stage.inputs.iter().map(input).collect::<Result<_, Failure>>()?,
+        units: stage.units,
+        unit_price: stage.unit_price,
+        package_units: stage.package_units,
         time_ms_max: plan.time_ms_max,
         requirements: Requirements {
             storage_buffer_bytes: plan.storage_buffer_bytes,
@@ -225,7 +332,8 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
             .iter()
             .map(|&buffer| matches!(plan.buffers[buffer].compare, Compare::Exact(_)))
             .collect(),
-        policy: match request.manifest.verify {
+        output_bytes: plan.outputs.iter().map(|&buffer| plan.buffers[buffer].length_bytes).collect(),
+        policy: match stage.manifest.verify {
             // Rounded up, so that a rate above zero never becomes none.
             Verify::Audit { rate_min } => {
                 Policy::Audit { rate_min_ppm: (rate_min.clamp(0.0, 1.0) * 1e6).ceil() as u32 }
@@ -235,9 +343,22 @@ fn spec(request: &JobRequest, plan: &Plan, manifest: Hash) -> Result<JobSpec, Fa
         work: UnitWork { flops: plan.work.flops, bytes: plan.work.bytes },
         devices: 1,
         replicas: 1,
-    };
-    let joins = serde_json::to_string(&request.joins).map_err(Failure::internal)?;
-    Ok(JobSpec::plain(request.name.clone(), request.manifest.kind, joins, stage))
+    })
+}
+
+fn iterate_spec(request: &GraphRequest, iterate: &IterateRequest) -> Result<Iterate, Failure> {
+    let number = |name: &str| stage_number(request, name, "iterate.until.stage");
+    let until = iterate.until.as_ref().map(|until| {
+        Ok::<_, Failure>(match until {
+            Until::Unchanged { stage, output } => {
+                engine::Until::Unchanged { stage: number(stage)?, output: *output }
+            }
+            Until::Equals { stage, output, blob } => {
+                engine::Until::Equals { stage: number(stage)?, output: *output, blob: *blob }
+            }
+        })
+    });
+    Ok(Iterate { times_max: iterate.times_max, until: until.transpose()? })
 }
 
 /// Which jobs.
@@ -299,8 +420,53 @@ pub async fn cancel(
     caller: Caller,
     Id(id): Id<JobId>,
 ) -> Result<Json<Job>, Failure> {
-    let command = Command::Cancel { job: id, by: caller.account };
-    let job = app.committer.decide(command, move |state, now, _| view::job(state, id, now)).await?;
+    command(&app, id, Command::Cancel { job: id, by: caller.account }).await
+}
+
+/// Hold back what waits of a job; what runs goes on
+#[utoipa::path(post, path = "/v1/jobs/{id}/pause", tag = "jobs", operation_id = "pause",
+    params(("id" = JobId, Path, description = "The job")), security(("token" = [])),
+    responses((status = 200, body = Job), Problems))]
+pub async fn pause(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<JobId>,
+) -> Result<Json<Job>, Failure> {
+    command(&app, id, Command::Pause { job: id, by: caller.account, paused: true }).await
+}
+
+/// Give out what waits of a paused job again
+#[utoipa::path(post, path = "/v1/jobs/{id}/unpause", tag = "jobs", operation_id = "unpause",
+    params(("id" = JobId, Path, description = "The job")), security(("token" = [])),
+    responses((status = 200, body = Job), Problems))]
+pub async fn unpause(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<JobId>,
+) -> Result<Json<Job>, Failure> {
+    command(&app, id, Command::Pause { job: id, by: caller.account, paused: false }).await
+}
+
+/// Let a job that ended incomplete go on
+///
+/// What it lacks waits again with fresh attempts, for escrow at the same prices. Nothing that was accepted runs again.
+#[utoipa::path(post, path = "/v1/jobs/{id}/resume", tag = "jobs", operation_id = "resume",
+    params(("id" = JobId, Path, description = "The job")), request_body = ResumeRequest, security(("token" = [])),
+    responses((status = 200, body = Job), Problems))]
+pub async fn resume(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<JobId>,
+    RawBody(body): RawBody,
+) -> Result<Json<Job>, Failure> {
+    let ResumeRequest { deadline_in_s } = parse(&body)?;
+    let deadline_ms = deadline_in_s.map(|seconds| crate::time::now_ms() + u64::from(seconds) * 1_000);
+    command(&app, id, Command::ResumeJob { job: id, by: caller.account, deadline_ms }).await
+}
+
+/// Has the market decide about a job and shows it afterwards.
+async fn command(app: &Shared, id: JobId, command: Command) -> Result<Json<Job>, Failure> {
+    let job = app.committer.decide(command, move |state, now_ms, _| view::job(state, id, now_ms)).await?;
     job.map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -312,6 +478,10 @@ pub struct UnitsAsked {
     /// From the page before: the index of its first unit.
     #[param(value_type = Option<String>)]
     cursor: Option<u64>,
+    /// Of this stage only, by its name.
+    stage: Option<String>,
+    /// Of this iteration only, from 1.
+    iteration: Option<u64>,
     /// Items a page, at most 1 000.
     #[param(maximum = 1000)]
     limit: Option<u64>,
@@ -330,15 +500,61 @@ pub async fn units(
     Id(id): Id<JobId>,
     Asked(asked): Asked<UnitsAsked>,
 ) -> Result<Json<Page<Unit>>, Failure> {
-    let first = asked.cursor.unwrap_or(0);
     let limit = asked.limit.unwrap_or(PAGE_DEFAULT.into()).clamp(1, UNITS_PAGE_MAX);
     let viewer = caller.map(|caller| caller.account);
     let found = app.committer.query(move |state, _| {
-        let total = state.jobs().get(&id)?.spec.units();
-        Some((view::units(state, id, first, limit, viewer)?, total))
+        let spec = &state.jobs().get(&id)?.spec;
+        Some(runs_asked(spec, &asked).map(|runs| {
+            let (mut items, mut next) = (Vec::new(), None);
+            for (start, end) in runs {
+                let first = asked.cursor.unwrap_or(0).max(start);
+                if first >= end {
+                    continue;
+                }
+                let room = limit - items.len() as u64;
+                if room == 0 {
+                    next = Some(first.to_string());
+                    break;
+                }
+                let count = room.min(end - first);
+                items.extend(view::units(state, id, first, count, viewer).unwrap_or_default());
+                if first + count < end {
+                    next = Some((first + count).to_string());
+                    break;
+                }
+            }
+            Page { items, next }
+        }))
     });
-    let (items, total) = found.await?.ok_or_else(|| unknown(id))?;
-    let end = first.saturating_add(limit);
-    let next = (end < total).then(|| end.to_string());
-    Ok(Json(Page { items, next }))
+    let page = found.await?.ok_or_else(|| unknown(id))??;
+    Ok(Json(page))
+}
+
+/// The units that are asked for, as ranges in order.
+fn runs_asked(spec: &JobSpec, asked: &UnitsAsked) -> Result<Vec<(u64, u64)>, Failure> {
+    let iterations = match asked.iteration {
+        None if asked.stage.is_none() => return Ok(vec![(0, spec.units())]),
+        None => 0..spec.iterations_max(),
+        Some(number) if (1..=spec.iterations_max()).contains(&number) => number - 1..number,
+        Some(number) => return Err(invalid(format!("there is no iteration {number}"), "iteration")),
+    };
+    let stages = match &asked.stage {
+        None => 0..spec.stages.len() as u32,
+        Some(name) => {
+            let number = spec.stages.iter().position(|stage| stage.name == *name);
+            let number =
+                number.ok_or_else(|| invalid(format!("there is no stage named {name:?}"), "stage"))?;
+            number as u32..number as u32 + 1
+        }
+    };
+    // A page ends long before so many runs are through.
+    let from = asked.cursor.map_or(0, |cursor| cursor.min(spec.units() - 1) / spec.iteration_units());
+    let iterations = iterations.start.max(from)..iterations.end;
+    let runs = iterations.take(UNITS_PAGE_MAX as usize + 1).flat_map(|iteration| {
+        stages.clone().map(move |stage| {
+            let first = spec.first_unit(iteration, stage);
+            (first, first + spec.stages[stage as usize].units)
+        })
+    });
+    Ok(runs.collect())
 }

@@ -11,7 +11,7 @@ use std::{
 use api::{LeaseRequest, ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
 use axum::{Json, body::Bytes, extract::State};
 use engine::{Answer, Command, ReceiptOutcome};
-use protocol::{Hash, JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
+use protocol::{JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
 
 use super::{App, Problems, Shared, extract::RawBody};
 use crate::{auth::Caller, failure::Failure, view};
@@ -26,16 +26,31 @@ const JOBS_REMEMBERED_MAX: usize = 10_000;
 /// Characters of the adapter's name in a receipt.
 const ADAPTER_CHARS_MAX: usize = 300;
 
-/// Lengths of the outputs of jobs, in output order, from their manifests.
+/// Lengths of the outputs of jobs.
 #[derive(Default)]
-pub struct OutputLengths(Mutex<HashMap<JobId, Arc<[u64]>>>);
+pub struct OutputLengths(Mutex<HashMap<JobId, Arc<JobOutputs>>>);
+
+/// Lengths of one job's outputs.
+pub struct JobOutputs {
+    /// For each stage, the number of its last unit in an iteration plus one, and its outputs' lengths in output order.
+    stages: Vec<(u64, Arc<[u64]>)>,
+}
+
+impl JobOutputs {
+    /// Those of a unit; nothing if the job has no such unit.
+    fn of(&self, unit: u64) -> Option<&[u64]> {
+        let in_iteration = unit.checked_rem(self.stages.last()?.0)?;
+        let stage = self.stages.iter().find(|(end, _)| in_iteration < *end);
+        stage.map(|(_, lengths)| &**lengths)
+    }
+}
 
 impl OutputLengths {
-    fn known(&self, job: JobId) -> Option<Arc<[u64]>> {
+    fn known(&self, job: JobId) -> Option<Arc<JobOutputs>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
     }
 
-    fn remember(&self, job: JobId, lengths: Arc<[u64]>) {
+    fn remember(&self, job: JobId, lengths: Arc<JobOutputs>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= JOBS_REMEMBERED_MAX {
             known.clear();
@@ -161,8 +176,8 @@ pub async fn receipts(
     Ok(Json(ReceiptsAnswer { results, leases }))
 }
 
-/// Outputs that are not known to be there, by their number.
-type Unknown = Vec<(usize, OutputCommitment)>;
+/// Outputs that are not known to be there, by their unit and number.
+type Unknown = Vec<(u64, usize, OutputCommitment)>;
 /// A receipt's place, its job, and its unknown outputs.
 type Absent = (usize, JobId, Unknown);
 
@@ -238,11 +253,13 @@ fn check(app: &App, signed: SignedReceipt) -> Result<(Command, u32, Unknown), Fa
     let mut unknown: Unknown = Vec::new();
     let lengths = app.output_lengths.known(job);
     for leaf in &leaves {
+        let lengths = lengths.as_ref().and_then(|lengths| lengths.of(leaf.unit));
         for (number, output) in leaf.outputs.iter().enumerate() {
-            let length_fits = lengths.as_ref().is_some_and(|l| l.get(number) == Some(&output.length));
+            let length_fits = lengths.is_some_and(|l| l.get(number) == Some(&output.length));
             let known = length_fits && app.blobs.known_length(&output.blob) == Some(output.length);
-            if !known && unknown.last() != Some(&(number, *output)) {
-                unknown.push((number, *output));
+            let repeated = unknown.last().is_some_and(|(_, n, last)| (*n, last) == (number, output));
+            if !known && !repeated {
+                unknown.push((leaf.unit, number, *output));
             }
         }
     }
@@ -253,10 +270,12 @@ fn check(app: &App, signed: SignedReceipt) -> Result<(Command, u32, Unknown), Fa
 }
 
 /// Looks for outputs on disk and checks their lengths.
-async fn find(app: &Shared, job: JobId, outputs: &[(usize, OutputCommitment)]) -> Result<(), Failure> {
+async fn find(app: &Shared, job: JobId, outputs: &[(u64, usize, OutputCommitment)]) -> Result<(), Failure> {
     // Without such a job the committer says so.
     let Some(lengths) = lengths_of(app, job).await? else { return Ok(()) };
-    for (number, output) in outputs {
+    for (unit, number, output) in outputs {
+        // Of a unit that is not there the committer says so.
+        let Some(lengths) = lengths.of(*unit) else { continue };
         match lengths.get(*number) {
             Some(length) if *length == output.length => {}
             Some(length) => {
@@ -288,18 +307,23 @@ async fn find(app: &Shared, job: JobId, outputs: &[(usize, OutputCommitment)]) -
     Ok(())
 }
 
-async fn lengths_of(app: &Shared, job: JobId) -> Result<Option<Arc<[u64]>>, Failure> {
+async fn lengths_of(app: &Shared, job: JobId) -> Result<Option<Arc<JobOutputs>>, Failure> {
     if let Some(known) = app.output_lengths.known(job) {
         return Ok(Some(known));
     }
-    let manifest: Option<Hash> = app
-        .committer
-        .query(move |state, _| state.jobs().get(&job).map(|job| job.spec.stages[0].manifest))
-        .await?;
-    let Some(manifest) = manifest else { return Ok(None) };
-    let bytes = app.blobs.get(&manifest).await?;
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
-    let lengths = output_lengths(&manifest);
+    let asked = app.committer.query(move |state, _| {
+        let stages = &state.jobs().get(&job)?.spec.stages;
+        Some(stages.iter().map(|stage| (stage.units, stage.manifest)).collect::<Vec<_>>())
+    });
+    let Some(asked) = asked.await? else { return Ok(None) };
+    let (mut stages, mut end) = (Vec::with_capacity(asked.len()), 0);
+    for (units, manifest) in asked {
+        let bytes = app.blobs.get(&manifest).await?;
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
+        end += units;
+        stages.push((end, output_lengths(&manifest)));
+    }
+    let lengths = Arc::new(JobOutputs { stages });
     app.output_lengths.remember(job, lengths.clone());
     Ok(Some(lengths))
 }

@@ -29,6 +29,8 @@ pub struct ResultAsked {
     /// Take what is there, although the job is not done.
     #[serde(default)]
     partial: bool,
+    /// The stage, of a job of several; the last one when absent. Of an iterated job it is the last iteration's.
+    stage: Option<String>,
 }
 
 /// What the state knows of a result.
@@ -62,9 +64,7 @@ pub async fn result(
     let seen = headers.get(header::IF_NONE_MATCH).cloned();
     let known = app
         .committer
-        .query(move |state, _| {
-            known(state, id, output, asked.partial, seen.as_ref().map(|tag| tag.as_bytes()))
-        })
+        .query(move |state, _| known(state, id, output, &asked, seen.as_ref().map(|tag| tag.as_bytes())))
         .await??;
     let Known { spec, manifest, units, tag, outputs: Some(outputs) } = known else {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
@@ -94,19 +94,32 @@ fn known(
     state: &engine::State,
     id: JobId,
     output: u32,
-    partial: bool,
+    asked: &ResultAsked,
     seen: Option<&[u8]>,
 ) -> Result<Known, Failure> {
     let job = state.jobs().get(&id).ok_or_else(|| {
         Failure::new(code::NOT_FOUND, format!("there is no {id}"), "list the jobs with GET /v1/jobs")
     })?;
     let joins: Vec<JoinSpec> = serde_json::from_str(&job.spec.joins_json).map_err(Failure::internal)?;
-    let spec = joins.into_iter().find(|join| join.output == output).ok_or_else(|| {
+    let last = job.spec.stages.len() as u32 - 1;
+    let number = |name: &Option<String>| match name {
+        Some(name) => (0..).zip(&job.spec.stages).find(|(_, stage)| stage.name == *name).map(|(n, _)| n),
+        None => Some(last),
+    };
+    let wanted = number(&asked.stage);
+    let spec = joins.into_iter().find(|join| join.output == output && number(&join.stage) == wanted);
+    let (Some(spec), Some(stage)) = (spec, wanted) else {
         let detail = format!("{id} makes no file of output {output}");
-        Failure::new(code::NOT_FOUND, detail, "fetch the units' outputs with GET /v1/jobs/{id}/units")
-    })?;
-    let (manifest, units, accepted) = (job.spec.stages[0].manifest, job.spec.units(), job.accepted_units);
-    if accepted < units && !partial {
+        return Err(Failure::new(
+            code::NOT_FOUND,
+            detail,
+            "fetch the units' outputs with GET /v1/jobs/{id}/units",
+        ));
+    };
+    let iteration = job.final_iteration();
+    let (manifest, units) = (job.spec.stages[stage as usize].manifest, job.spec.stages[stage as usize].units);
+    let accepted = job.done_units(iteration, stage);
+    if accepted < units && !asked.partial {
         return Err(Failure::new(
             code::RESULT_NOT_READY,
             format!("{accepted} of {units} units are done"),
@@ -114,10 +127,11 @@ fn known(
         ));
     }
     // Accepted results never change, so that their number names the file.
-    let tag = format!("\"{id}-{output}-{accepted}\"");
+    let tag = format!("\"{id}-{stage}-{output}-{iteration}-{accepted}\"");
+    let first = job.spec.first_unit(iteration, stage);
     let outputs = (seen != Some(tag.as_bytes())).then(|| {
-        let runs = job.accepted.iter().flat_map(|(first, run)| (*first..).zip(&run.outputs));
-        runs.filter_map(|(unit, made)| Some((unit, made.get(output as usize)?.blob))).collect()
+        let made = job.outputs(first, first + units);
+        made.filter_map(|(unit, made)| Some((unit - first, made.get(output as usize)?.blob))).collect()
     });
     Ok(Known { spec, manifest, units, tag, outputs })
 }

@@ -254,6 +254,7 @@ impl Person {
             units,
             inputs: vec![InputSplit { blob: input, offset: 0, stride: 16, length: 16 }],
             joins: vec![JoinSpec {
+                stage: None,
                 output: 0,
                 file: "doubled.npy".into(),
                 format: JoinFormat::Npy,
@@ -265,6 +266,8 @@ impl Person {
             unit_price: Amount(1000),
             budget: None,
             package_units: Some(2),
+            deadline_in_s: None,
+            attempts_max: None,
         }
     }
 }
