@@ -65,6 +65,8 @@ fn need(lacks: &Misfit) -> String {
         Misfit::StorageBuffer { needed, .. } => format!("≥ {} storage buffers", bytes(*needed)),
         Misfit::StorageBuffers { needed, .. } => format!("≥ {needed} storage buffers in one pass"),
         Misfit::Feature(feature) => format!("the feature {feature}"),
+        Misfit::Price { .. } => "an ask of at most what it pays".to_owned(),
+        Misfit::Stake { .. } => "enough stake behind it".to_owned(),
     }
 }
 
