@@ -254,10 +254,21 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn open_s3(options: &S3Options) -> Result<Arc<dyn ObjectStore>, BlobError> {
+/// A bucket, with what the environment says of it.
+fn open_s3(
+    options: &S3Options,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Arc<dyn ObjectStore>, BlobError> {
     // Its HTTP client takes the process's choice; whoever chose first is right too.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(&options.bucket);
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in environment.filter(|(name, _)| name.starts_with("AWS_")) {
+        // Others of that prefix are not for this.
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder = builder.with_bucket_name(&options.bucket);
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
     }
@@ -275,7 +286,7 @@ fn open_s3(options: &S3Options) -> Result<Arc<dyn ObjectStore>, BlobError> {
 impl BlobStore {
     /// Opens the store. Of a folder it removes what uploads left that never ended, and counts what is there.
     pub async fn open(options: BlobOptions) -> Result<Self, BlobError> {
-        let (store, part_bytes, total): (Arc<dyn ObjectStore>, _, _) = match &options.place {
+        let (store, total): (Arc<dyn ObjectStore>, _) = match &options.place {
             BlobPlace::Folder(folder) => {
                 let path = folder.clone();
                 let total = tokio::task::spawn_blocking(move || {
@@ -286,13 +297,29 @@ impl BlobStore {
                 .map_err(|panic| io_error(std::io::Error::other(panic)))?
                 .map_err(io_error)?;
                 let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-                (Arc::new(store), PART_BYTES, Some(total))
+                (Arc::new(store), Some(total))
             }
-            BlobPlace::S3(s3) => (open_s3(s3)?, S3_PART_BYTES, None),
+            BlobPlace::S3(s3) => {
+                let environment = std::env::vars_os()
+                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+                (open_s3(s3, environment)?, None)
+            }
         };
+        Self::open_in(store, total, options).await
+    }
+
+    /// With the bytes it holds, where they are counted.
+    async fn open_in(
+        store: Arc<dyn ObjectStore>,
+        total: Option<u64>,
+        options: BlobOptions,
+    ) -> Result<Self, BlobError> {
         let opened = Self {
             store,
-            part_bytes,
+            part_bytes: match options.place {
+                BlobPlace::Folder(_) => PART_BYTES,
+                BlobPlace::S3(_) => S3_PART_BYTES,
+            },
             keys: options.keys,
             blob_bytes_max: options.blob_bytes_max,
             total_bytes_max: AtomicU64::new(options.total_bytes_max.unwrap_or(u64::MAX)),
@@ -1236,6 +1263,110 @@ mod tests {
             let collected = elsewhere.collect(Duration::from_secs(600), |_| false).await.expect("works");
             assert_eq!((collected.blobs, collected.kept), (2, 2));
             assert!(elsewhere.length(&again).await.expect("readable").is_some());
+        }
+    }
+
+    /// A server of S3's protocol that keeps its buckets in a folder and knows one user.
+    async fn s3_server(folder: &std::path::Path) -> std::net::SocketAddr {
+        std::fs::create_dir_all(folder.join("plexus")).expect("a bucket");
+        let mut builder =
+            s3s::service::S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).expect("a folder"));
+        builder.set_auth(s3s::auth::SimpleAuth::from_single("ada", "secret"));
+        let service = builder.build();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(socket), service.clone());
+                tokio::spawn(connection);
+            }
+        });
+        address
+    }
+
+    async fn open_bucket(
+        server: std::net::SocketAddr,
+        bucket: &str,
+        secret: &str,
+        keys: &str,
+    ) -> Result<BlobStore, BlobError> {
+        let s3 = S3Options {
+            bucket: bucket.into(),
+            prefix: "market/blobs".into(),
+            region: None,
+            endpoint: Some(format!("http://{server}")),
+        };
+        let environment = [
+            ("AWS_ACCESS_KEY_ID", "ada"),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            ("AWS_EC2_METADATA_DISABLED", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let store = open_s3(&s3, environment.into_iter())?;
+        let options = BlobOptions {
+            place: BlobPlace::S3(s3),
+            keys: (!keys.is_empty()).then(|| BlobKeys::parse(keys).expect("keys")),
+            blob_bytes_max: 50_000_000,
+            total_bytes_max: Some(1 << 40),
+        };
+        BlobStore::open_in(store, None, options).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_bucket_does_what_a_folder_does() {
+        for keys in ["", NEW_KEY] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let server = s3_server(folder.path()).await;
+            let open = || open_bucket(server, "plexus", "secret", keys);
+            let mut total = 0;
+            for length in [0, 1, 70_000, S3_PART_BYTES, 2 * S3_PART_BYTES + 17] {
+                let store = open().await.expect("opens");
+                let bytes = pattern(length);
+                let hash = Hash::of(&bytes);
+                assert_eq!(store.length(&hash).await.expect("readable"), None);
+                assert!(matches!(store.get(&hash).await, Err(BlobError::Unknown(h)) if h == hash));
+                assert_eq!(upload(&store, hash, &bytes).await.expect("room"), length as u64);
+                assert_eq!(upload(&store, hash, &bytes).await.expect("again"), length as u64);
+                total += length as u64;
+                let reopened = open().await.expect("opens");
+                assert_eq!(reopened.length(&hash).await.expect("readable"), Some(length as u64));
+                assert_eq!((reopened.total_bytes(), store.total_bytes()), (total, total));
+                assert_eq!(reopened.get(&hash).await.expect("there"), bytes);
+                if length > 100 {
+                    let (start, end) = (length / 2, length - 3);
+                    let range = GetRange::Bounded(start as u64..end as u64);
+                    let reader = reopened.read(&hash, Some(range)).await.expect("there");
+                    assert_eq!(reader.length, length as u64);
+                    assert_eq!(reader.bytes().await.expect("there"), bytes[start..end]);
+                }
+                let wrong = upload(&store, Hash::of(b"something else"), &bytes).await;
+                assert!(matches!(wrong, Err(BlobError::Mismatch { .. })));
+            }
+            let store = open().await.expect("opens");
+            let listed: Vec<BlobInfo> = store.list().try_collect().await.expect("readable");
+            assert_eq!(listed.iter().map(|blob| blob.length).sum::<u64>(), total);
+            assert!(listed.len() == 5 && listed.iter().all(|blob| blob.is_sealed != keys.is_empty()));
+            let (kept, gone) = (Hash::of(&pattern(1)), Hash::of(&pattern(70_000)));
+            for hash in [kept, gone] {
+                age(&folder.path().join("plexus/market/blobs"), &hash);
+            }
+            let collected =
+                store.collect(Duration::from_secs(600), |hash| *hash == kept).await.expect("works");
+            assert_eq!(collected, Collected { blobs: 1, bytes: 70_000, kept: 4 });
+            assert_eq!(store.length(&gone).await.expect("readable"), None);
+            assert!(store.delete(&kept).await.expect("there"));
+            assert!(!store.delete(&kept).await.expect("gone"));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_bucket_that_cannot_be_used_is_found_at_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = s3_server(folder.path()).await;
+        for (bucket, secret) in [("missing", "secret"), ("plexus", "wrong")] {
+            let opened = open_bucket(server, bucket, secret, "").await;
+            assert!(matches!(opened, Err(BlobError::Io(_))), "{bucket}");
         }
     }
 }

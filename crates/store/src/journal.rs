@@ -471,7 +471,7 @@ mod tests {
         let url = server.database();
         testing::execute(&url, "CREATE USER ada PASSWORD 'right'; GRANT ALL ON SCHEMA public TO ada");
         let rules = "local all plexus trust\nlocal all all scram-sha-256\n";
-        std::fs::write(server.folder().join("data/pg_hba.conf"), rules).expect("writable");
+        server.write("pg_hba.conf", rules);
         testing::execute(&url, "SELECT pg_reload_conf()");
         let as_ada = |password: &str| url.replace("user=plexus", &format!("user=ada&password={password}"));
         assert!(matches!(open(&as_ada("wrong")), Some(StoreError::Denied { .. })));
@@ -497,6 +497,138 @@ mod tests {
         journal.append(6, 0, 1, 1, b"h").expect("the place is free");
         let found = groups(&journal, 0).expect("intact");
         assert_eq!((found.len(), &found[3].events[..]), (4, &b"h"[..]));
+    }
+
+    #[test]
+    fn a_server_is_reached_by_tls_and_only_by_a_certificate_that_is_trusted() {
+        let server = PostgresServer::start();
+        server.database();
+        let folder = tempfile::tempdir().expect("a folder");
+        let certificate = |file: &str| {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+            std::fs::write(folder.path().join(file), made.cert.pem()).expect("writable");
+            made
+        };
+        let (ours, _others) = (certificate("ours.pem"), certificate("others.pem"));
+        server.write("server.crt", &ours.cert.pem());
+        server.write("server.key", &ours.signing_key.serialize_pem());
+        server.write("pg_hba.conf", "local all all trust\nhostssl all all all trust\n");
+        server.configure("ssl=on");
+        let port = server.listen();
+        let open = |host: &str, rest: &str| {
+            let url = format!("postgres://plexus@{host}:{port}/test0{rest}");
+            Journal::open(Location::parse(&url).expect("a URL"), &MARKET, JournalOptions::default())
+        };
+        let trusting =
+            |file: &str| format!("?sslmode=require&sslrootcert={}", folder.path().join(file).display());
+        let mut journal = open("localhost", &trusting("ours.pem")).expect("opens");
+        journal.append(0, 0, 1, 1, b"a").expect("room");
+        // In clear the server refuses, and a certificate of somebody else, or for another name, is not taken.
+        assert!(matches!(open("localhost", "").err(), Some(StoreError::Denied { .. })));
+        for (host, file) in [("localhost", "others.pem"), ("127.0.0.1", "ours.pem")] {
+            let opened = open(host, &trusting(file)).err();
+            assert!(matches!(opened, Some(StoreError::Unreachable { .. })), "{host} {file}: {opened:?}");
+        }
+        assert!(matches!(open("localhost", &trusting("missing.pem")).err(), Some(StoreError::Url { .. })));
+    }
+
+    /// What is lost between a journal and its server, together with the connection.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Loss {
+        /// The next question.
+        Question,
+        /// The next answer: the server did what it was asked.
+        Answer,
+    }
+
+    type Losing = std::sync::Mutex<Option<(Loss, Box<dyn FnOnce() + Send>)>>;
+
+    /// Stands between a journal and its server.
+    struct Network {
+        port: u16,
+        losing: std::sync::Arc<Losing>,
+    }
+
+    impl Network {
+        fn before(server: &PostgresServer) -> Self {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let port = listener.local_addr().expect("bound").port();
+            let network = Self { port, losing: Default::default() };
+            let (socket, losing) = (server.socket(), network.losing.clone());
+            std::thread::spawn(move || {
+                for client in listener.incoming().flatten() {
+                    let Ok(server) = std::os::unix::net::UnixStream::connect(&socket) else { continue };
+                    for loss in [Loss::Question, Loss::Answer] {
+                        let (client, server) =
+                            (client.try_clone().expect("cloned"), server.try_clone().expect("cloned"));
+                        let losing = losing.clone();
+                        std::thread::spawn(move || {
+                            let _ = match loss {
+                                Loss::Question => carry(&client, &server, loss, &losing),
+                                Loss::Answer => carry(&server, &client, loss, &losing),
+                            };
+                            let _ = client.shutdown(std::net::Shutdown::Both);
+                            let _ = server.shutdown(std::net::Shutdown::Both);
+                        });
+                    }
+                }
+            });
+            network
+        }
+
+        /// Loses the next message of a kind, once, and does something before the connection breaks.
+        fn lose(&self, loss: Loss, then: impl FnOnce() + Send + 'static) {
+            *self.losing.lock().expect("not poisoned") = Some((loss, Box::new(then)));
+        }
+    }
+
+    fn carry(
+        mut from: impl std::io::Read,
+        mut to: impl std::io::Write,
+        loss: Loss,
+        losing: &Losing,
+    ) -> std::io::Result<()> {
+        let mut bytes = vec![0; 64 * 1024];
+        loop {
+            let count = from.read(&mut bytes)?;
+            if count == 0 {
+                return Ok(());
+            }
+            let mut losing = losing.lock().expect("not poisoned");
+            if losing.as_ref().is_some_and(|(lost, _)| *lost == loss) {
+                if let Some((_, then)) = losing.take() {
+                    then();
+                }
+                return Ok(());
+            }
+            drop(losing);
+            to.write_all(&bytes[..count])?;
+        }
+    }
+
+    #[test]
+    fn a_group_whose_answer_is_lost_is_written_once_and_not_reported_lost() {
+        let server = PostgresServer::start();
+        let direct = Location::parse(&server.database()).expect("a URL");
+        let network = Network::before(&server);
+        let far = format!("postgres://plexus@127.0.0.1:{}/test0", network.port);
+        let open =
+            |location: &Location| Journal::open(location, &MARKET, JournalOptions::default()).expect("opens");
+        let mut journal = open(&Location::parse(&far).expect("a URL"));
+        // The first prepares the statement, so that the next answer is the append's.
+        journal.append(0, 0, 1, 1, b"a").expect("room");
+        for (seq, loss) in [(1, Loss::Answer), (3, Loss::Question), (5, Loss::Answer)] {
+            network.lose(loss, || {});
+            journal.append(seq, 0, 1, 1, b"lost?").expect("it is there, or was sent again");
+            assert!(network.losing.lock().expect("not poisoned").is_none(), "it was lost");
+            journal.append(seq + 1, 0, 1, 1, b"prepares").expect("room");
+        }
+        // While it is unsure, another takes the place.
+        let mut other = open(&direct);
+        network.lose(Loss::Question, move || other.append(7, 0, 1, 1, b"other").expect("free"));
+        assert!(matches!(journal.append(7, 0, 1, 1, b"mine"), Err(StoreError::Taken { seq: 7 })));
+        let found = groups(&open(&direct), 0).expect("intact");
+        assert_eq!((found.len(), &found[7].events[..]), (8, &b"other"[..]));
     }
 
     proptest::proptest! {

@@ -5,12 +5,15 @@
 
 use std::{
     fs,
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         LazyLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU16, AtomicU32, Ordering},
     },
 };
 
@@ -30,6 +33,8 @@ pub struct PostgresServer {
     /// Whom it runs as; itself where absent.
     user: Option<(u32, u32)>,
     databases: AtomicU32,
+    /// Part of its socket's name, and where it listens once it does.
+    port: AtomicU16,
     /// Waits for the end of this process, or of this value, and then ends the server.
     warden: Child,
 }
@@ -76,7 +81,8 @@ impl PostgresServer {
         warden.args(["-c", script]).arg(&programs).arg(&folder).stdin(Stdio::piped()).stdout(Stdio::null());
         // A group of its own, so that what ends a test's processes does not end it before its work is done.
         let warden = warden.stderr(Stdio::null()).process_group(0).spawn().expect("sh starts");
-        let server = Self { programs, folder, user, databases: AtomicU32::new(0), warden };
+        let server =
+            Self { programs, folder, user, databases: AtomicU32::new(0), port: AtomicU16::new(5432), warden };
         server.run(
             "initdb",
             &["-D", "data", "-U", "plexus", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"],
@@ -90,21 +96,48 @@ impl PostgresServer {
             configuration.push_str(setting);
             configuration.push('\n');
         }
-        let path = server.folder.join("data/postgresql.conf");
-        let defaults = fs::read_to_string(&path).expect("initdb wrote it");
-        fs::write(&path, defaults + &configuration).expect("the folder is writable");
+        server.configure(&configuration);
         server.resume();
         server
     }
 
-    /// The folder of its socket; its data is in `data` below.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// Adds lines to its configuration, for the next start.
+    pub fn configure(&self, lines: &str) {
+        let path = self.folder.join("data/postgresql.conf");
+        let before = fs::read_to_string(&path).expect("initdb wrote it");
+        fs::write(&path, before + lines + "\n").expect("the folder is writable");
+    }
+
+    /// Writes a file of the server's own, which nobody else may read, into its data.
+    pub fn write(&self, name: &str, content: &str) {
+        let path = self.folder.join("data").join(name);
+        fs::write(&path, content).expect("the folder is writable");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("just written");
+        if let Some((user, group)) = self.user {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("root may give a file away");
+        }
+    }
+
+    /// Starts it anew so that it listens on a port of 127.0.0.1 too, which it returns.
+    pub fn listen(&self) -> u16 {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = free.expect("there is a free port").port();
+        self.crash();
+        self.configure(&format!("listen_addresses='127.0.0.1'\nport={port}"));
+        self.port.store(port, Ordering::Relaxed);
+        self.resume();
+        port
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(format!(".s.PGSQL.{}", self.port.load(Ordering::Relaxed)))
     }
 
     /// The URL of a database, there or not.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=plexus", self.folder.display())
+        let port = self.port.load(Ordering::Relaxed);
+        format!("postgres:///{database}?host={}&port={port}&user=plexus", self.folder.display())
     }
 
     /// The URL of a new, empty database.
