@@ -844,7 +844,7 @@ impl Core {
         // Of a group whose append was not answered, or that another leader appended, nobody was told yet.
         let (followers, durable) = (&self.followers, &self.status.durable);
         let restored = self.journal.find_head().and_then(|()| {
-            replay(&self.journal, |group| {
+            replay(&self.journal, Replayed::default(), |group| {
                 let end = group.first_seq + group.events.len() as u64;
                 if group.first_seq >= *durable.borrow() {
                     let _ = followers.send(group);
@@ -940,10 +940,13 @@ pub struct Replayed {
     pub at_ms: u64,
 }
 
-/// Folds the journal; `visit` sees each group. Nothing when the journal is empty.
-pub fn replay(journal: &Journal, mut visit: impl FnMut(Group)) -> Result<Option<Replayed>, StoreError> {
-    let mut replayed = Replayed::default();
-    journal.replay(0, |stored| {
+/// Folds what the journal holds after what was `replayed`; `visit` sees each group. Nothing when the journal is empty.
+pub fn replay(
+    journal: &Journal,
+    mut replayed: Replayed,
+    mut visit: impl FnMut(Group),
+) -> Result<Option<Replayed>, StoreError> {
+    journal.replay(replayed.state.seq(), |stored| {
         let group = Group::decode(&stored)?;
         for event in &group.events {
             replayed.state.evolve(group.at_ms, event);
@@ -978,7 +981,7 @@ mod tests {
     ) -> (Committer, JoinHandle<()>) {
         let path = folder.join("journal.db");
         let journal = Journal::open(&*path, &MARKET, JournalOptions::default()).expect("opens");
-        let replayed = replay(&journal, drop).expect("intact");
+        let replayed = replay(&journal, Replayed::default(), drop).expect("intact");
         // Nobody sends heartbeats here, and a loaded machine takes its time.
         let params = Params { heartbeat_ms_max: 3_600_000, ..Params::default() };
         let founding = Founding { market: MARKET, params };

@@ -29,6 +29,7 @@ mod parked;
 mod projection;
 mod quotas;
 mod serve;
+mod snapshots;
 mod time;
 mod tls;
 mod view;
@@ -45,7 +46,9 @@ use std::{
 
 use engine::Params;
 use protocol::{Amount, Hash, PublicKey, SecretKey};
-use store::{BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, ReadModel};
+use store::{
+    BlobError, BlobOptions, BlobPlace, BlobStore, Journal, JournalOptions, Leaders, ReadModel, Snapshots,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -112,6 +115,8 @@ pub struct Config {
     pub journal_bytes_max: Option<u64>,
     /// The certificate, where TLS is spoken.
     pub tls: Option<TlsFiles>,
+    /// Events after which the state is saved, so that a start folds only what came after.
+    pub snapshot_events: u64,
     /// How long requests in flight may take to end when the market stops.
     pub shutdown_max: Duration,
     /// How fast each caller may ask.
@@ -140,6 +145,7 @@ impl Config {
             blobs_bytes_max: None,
             journal_bytes_max: None,
             tls: None,
+            snapshot_events: 250_000,
             shutdown_max: Duration::from_secs(10),
             limits: Limits::default(),
             quotas: Quotas::default(),
@@ -236,6 +242,8 @@ pub struct Market {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    /// Saves snapshots.
+    keeper: JoinHandle<()>,
     threads: Vec<thread::JoinHandle<()>>,
     /// Held as long as the market runs.
     _lock: File,
@@ -250,7 +258,8 @@ impl Market {
                 .await
                 .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
         };
-        let Opened { lock, secrets, journal, replayed, read_model, reader, projection } = opened;
+        let Opened { lock, secrets, journal, snapshots, saved_seq, replayed, read_model, reader, projection } =
+            opened;
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
@@ -307,6 +316,9 @@ impl Market {
             tokio::spawn(judge::judge(committer.clone(), blobs.clone(), metrics.clone(), stopped.clone())),
             tokio::spawn(check_invariants(committer.clone(), metrics.clone(), stopped.clone())),
         ];
+        let keeping =
+            snapshots::keep(committer.clone(), snapshots, saved_seq, config.snapshot_events, stopped.clone());
+        let keeper = tokio::spawn(keeping);
         if let Some(certificates) = &certificates {
             let watch = certificates.clone().watch(metrics.clone(), stopped.clone());
             tasks.push(tokio::spawn(watch));
@@ -358,6 +370,7 @@ impl Market {
             stop,
             server,
             tasks,
+            keeper,
             threads,
             _lock: lock,
         })
@@ -432,6 +445,8 @@ impl Market {
             // The router and all that it holds are gone once the task is.
             let _ = server.await;
         }
+        // The last snapshot only shortens the next start.
+        let _ = tokio::time::timeout(self.shutdown_max, self.keeper).await;
         let committer = self.committer.clone();
         let _ = tokio::task::spawn_blocking(move || committer.stop()).await;
         for task in self.tasks {
@@ -454,6 +469,9 @@ struct Opened {
     lock: File,
     secrets: Secrets,
     journal: Journal,
+    snapshots: Snapshots,
+    /// How far the newest one goes.
+    saved_seq: u64,
     /// Nothing where the journal is empty.
     replayed: Option<Replayed>,
     read_model: ReadModel,
@@ -497,11 +515,18 @@ impl Opened {
             // The journal was restored from an older copy: the rows tell of what never happened.
             read_model.clear()?;
         }
-        let mut projection = Projection::default();
+        let location = match &config.database {
+            Some(database) if database.is_shared() => database.clone(),
+            _ => folder.join("snapshots.db").into(),
+        };
+        let snapshots = Snapshots::open(location, &market)?;
         let watermark = read_model.watermark()?;
+        let saved = snapshots::load(&snapshots, watermark.min(journal.next_seq())).unwrap_or_default();
+        let saved_seq = saved.state.seq();
+        let mut projection = Projection::of(&saved.state);
         let mut changes = Changes::default();
         let mut failed = None;
-        let replayed = committer::replay(&journal, |group| {
+        let replayed = committer::replay(&journal, saved, |group| {
             project(&group, watermark, &mut projection, &mut changes);
             if changes.batch.len() > CATCH_UP_ROWS {
                 let end = group.first_seq + group.events.len() as u64;
@@ -516,7 +541,9 @@ impl Opened {
         if let Some(replayed) = &replayed {
             read_model.apply(replayed.state.seq(), &changes.batch)?;
         }
-        Ok(Self { lock, secrets, journal, replayed, read_model, reader, projection })
+        let state = replayed.as_ref().map(|replayed| &replayed.state);
+        debug_assert!(state.is_none_or(|state| projection == Projection::of(state)));
+        Ok(Self { lock, secrets, journal, snapshots, saved_seq, replayed, read_model, reader, projection })
     }
 }
 

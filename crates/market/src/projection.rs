@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use engine::{Event, JobEnd, Split, Work};
+use engine::{Check, CheckState, Event, JobEnd, PackageState, Split, State, Work};
 use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey};
 use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
 
 /// Translates events in journal order.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Projection {
     owners: HashMap<PublicKey, PublicKey>,
     jobs: HashMap<JobId, PublicKey>,
@@ -20,12 +20,14 @@ pub struct Projection {
     checks: HashMap<CheckId, OpenCheck>,
 }
 
+#[derive(Debug, PartialEq)]
 struct OpenPackage {
     job: JobId,
     worker: PublicKey,
     checks: Vec<CheckId>,
 }
 
+#[derive(Debug, PartialEq)]
 struct OpenCheck {
     package: PackageId,
     worker: Option<PublicKey>,
@@ -52,6 +54,38 @@ impl Changes {
 }
 
 impl Projection {
+    /// What is remembered of the events that made `state`.
+    pub fn of(state: &State) -> Self {
+        let job_of = |work: &Work| match work {
+            Work::Package { job, .. } => Some(*job),
+            Work::Check { check } => state.checks().get(check).map(|check| check.job),
+        };
+        let leases = state.leases().iter();
+        let packages = state.packages().iter().filter_map(|(id, package)| match &package.state {
+            PackageState::Leased(_) => None,
+            PackageState::Committed { worker, checks, .. } => {
+                Some((*id, OpenPackage { job: package.job, worker: *worker, checks: checks.clone() }))
+            }
+        });
+        let maker = |check: &Check| match check.state {
+            CheckState::Comparing { worker, .. } | CheckState::Decided { worker, .. } => Some(worker),
+            CheckState::Waiting | CheckState::Leased(_) => None,
+        };
+        let checks = state.checks().iter();
+        Self {
+            owners: state.workers().iter().map(|(key, worker)| (*key, worker.owner)).collect(),
+            jobs: state
+                .jobs()
+                .iter()
+                .filter(|(_, j)| !j.state.ended())
+                .map(|(id, j)| (*id, j.owner))
+                .collect(),
+            leases: leases.filter_map(|(id, l)| Some((*id, (job_of(&l.work)?, l.worker)))).collect(),
+            packages: packages.collect(),
+            checks: checks.map(|(id, c)| (*id, OpenCheck { package: c.package, worker: maker(c) })).collect(),
+        }
+    }
+
     /// Folds one event and adds what it changes.
     pub fn take(&mut self, seq: u64, at_ms: u64, event: &Event, changes: &mut Changes) {
         let movement = |kind, account, amount| Movement {

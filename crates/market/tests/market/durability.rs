@@ -42,6 +42,37 @@ async fn a_restart_replays_to_the_same_state() {
 }
 
 #[tokio::test]
+async fn a_restart_from_a_snapshot_reads_only_what_came_after() {
+    let rig = busy().await;
+    let before = everything(&rig).await;
+    let folder = rig.folder.clone();
+    rig.market.shutdown().await;
+    let start = || {
+        let mut config = config(folder.path());
+        config.snapshot_events = 1;
+        Market::start(config)
+    };
+    // Started without a snapshot, it saves one when it stops.
+    start().await.expect("it starts").shutdown().await;
+    // Without what is in the snapshot, nothing else could tell it.
+    let journal = rusqlite::Connection::open(folder.path().join("journal.db")).expect("opens");
+    let gone = journal
+        .execute("DELETE FROM groups WHERE first_seq < (SELECT max(first_seq) FROM groups)", [])
+        .expect("deleted");
+    assert!(gone > 0);
+    drop(journal);
+    let market = start().await.expect("it starts");
+    let rig = Rig { market, folder: folder.clone(), http: client::plain_http() };
+    assert_eq!(everything(&rig).await, before);
+    rig.market.shutdown().await;
+    // Damaged ones are passed over; here the journal cannot make up for them.
+    let snapshots = rusqlite::Connection::open(folder.path().join("snapshots.db")).expect("opens");
+    snapshots.execute("UPDATE snapshot_chunks SET bytes = x'00'", []).expect("damaged");
+    drop(snapshots);
+    assert!(matches!(start().await, Err(StartError::Store(_))));
+}
+
+#[tokio::test]
 async fn a_lost_read_model_is_made_again() {
     let rig = busy().await;
     let before = everything(&rig).await;
