@@ -205,6 +205,24 @@ pub enum Event {
         /// When the lease ends if the worker does not heed.
         until_ms: u64,
     },
+    /// Other owners compute a package's units at the same time, as checks that do not wait for its receipt.
+    ReplicasPlanned {
+        /// The package, which is leased.
+        package: PackageId,
+        /// Its job.
+        job: JobId,
+        /// The checks.
+        checks: Vec<CheckPlan>,
+    },
+    /// A package's worker lost it, and one of those who compute the same units goes on as its worker.
+    PackagePassedOn {
+        /// The lease that ended.
+        lease: LeaseId,
+        /// Why.
+        cause: EndCause,
+        /// The check that is the package's execution from now on.
+        check: CheckId,
+    },
     /// Devices are kept for a stage whose units run at the same time.
     DevicesReserved {
         /// The job.
@@ -397,7 +415,7 @@ pub struct Stage {
 impl Stage {
     /// Executions of each unit that the escrow covers.
     pub fn copies(&self) -> u64 {
-        1 + self.policy.checks_per_unit()
+        1 + self.policy.checks_per_unit().max(u64::from(self.replicas.saturating_sub(1)))
     }
 }
 

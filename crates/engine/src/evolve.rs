@@ -207,6 +207,9 @@ impl State {
                     Work::Package { package, run, .. } => {
                         self.commit_package(package, job, run, receipt.lease);
                         let entry = self.packages.get_mut(&package).expect(CORRUPT);
+                        let checks = std::mem::take(&mut entry.replicas);
+                        self.compare_early(&checks);
+                        let entry = self.packages.get_mut(&package).expect(CORRUPT);
                         entry.state = PackageState::Committed {
                             worker,
                             owner,
@@ -214,14 +217,22 @@ impl State {
                             receipt: digest,
                             outputs: outputs.clone(),
                             taken_ms,
-                            checks: Vec::new(),
+                            checks,
                         };
                     }
                     Work::Check { check } => {
                         self.remove_lease(receipt.lease);
                         let entry = self.checks.get_mut(&check).expect(CORRUPT);
-                        entry.state = CheckState::Comparing { worker, owner, outputs: outputs.clone() };
-                        self.comparing.insert(check);
+                        let (outputs, lease) = (outputs.clone(), receipt.lease);
+                        entry.state = match self.packages[&entry.package].state {
+                            PackageState::Leased(_) => {
+                                CheckState::Early { worker, owner, lease, receipt: digest, outputs }
+                            }
+                            PackageState::Committed { .. } => {
+                                self.comparing.insert(check);
+                                CheckState::Comparing { worker, owner, outputs }
+                            }
+                        };
                     }
                 }
                 let unit = match *work {
@@ -239,7 +250,10 @@ impl State {
                 queue.device_us = queue.device_us.saturating_add(device_us);
                 queue.device_units += u64::from(receipt.units);
             }
-            Event::ChecksDrawn { package, checks, .. } => self.draw_checks(*package, checks, at_ms),
+            Event::ChecksDrawn { package, checks, .. } | Event::ReplicasPlanned { package, checks, .. } => {
+                self.draw_checks(*package, checks, at_ms);
+            }
+            Event::PackagePassedOn { lease, cause, check } => self.pass_on(*lease, cause, *check),
             Event::CheckDecided { check, agrees, .. } => {
                 self.comparing.remove(check);
                 let market = self.market();
@@ -498,7 +512,10 @@ impl State {
                 let WaitingRun { attempts, avoid, failures, .. } = self.take_waiting(job, run);
                 self.next.package = package.0;
                 let state = PackageState::Leased(id);
-                self.packages.insert(package, Package { job, run, attempts, avoid, failures, state });
+                self.packages.insert(
+                    package,
+                    Package { job, run, attempts, avoid, failures, replicas: Vec::new(), state },
+                );
                 let stage = self.jobs[&job].spec.place(run.first).stage;
                 if self.queue.contains(&(job, stage)) {
                     self.enqueue(job, stage, true);
@@ -852,7 +869,8 @@ impl State {
         lease
     }
 
-    fn end_lease(&mut self, id: LeaseId, cause: &EndCause, at_ms: u64) {
+    /// Takes a lease away; answers whether that counts as a failure.
+    fn take_lease(&mut self, id: LeaseId, cause: &EndCause) -> (Lease, bool) {
         let lease = self.remove_lease(id);
         let failed = matches!(cause, EndCause::Expired | EndCause::Failed { .. });
         if failed {
@@ -864,10 +882,18 @@ impl State {
                 _ => format!("{id} expired"),
             });
         }
+        (lease, failed)
+    }
+
+    fn end_lease(&mut self, id: LeaseId, cause: &EndCause, at_ms: u64) {
+        let (lease, failed) = self.take_lease(id, cause);
         match lease.work {
             Work::Package { package, job, run } => {
                 let package_before = self.packages.remove(&package).expect(CORRUPT);
-                let Package { mut attempts, mut avoid, mut failures, .. } = package_before;
+                let Package { mut attempts, mut avoid, mut failures, replicas, .. } = package_before;
+                for check in replicas {
+                    self.remove_check(check);
+                }
                 self.job(job).leased_units -= u64::from(run.count);
                 attempts += u32::from(failed);
                 // Who gave units back untried leaves them to others too, or one worker could hold them up for ever.
@@ -877,11 +903,7 @@ impl State {
                     avoid.insert(0, lease.worker);
                 }
                 if failed {
-                    let (code, why) = match cause {
-                        EndCause::Failed { code, detail } => (code.clone(), detail.clone()),
-                        _ => (Failure::EXPIRED.to_owned(), "nothing was heard of it in time".to_owned()),
-                    };
-                    remember_failure(&mut failures, Failure { worker: lease.worker, code, why });
+                    remember_failure(&mut failures, failure(lease.worker, cause));
                 }
                 let late = matches!(cause, EndCause::Expired | EndCause::Preempted).then_some(id);
                 if late.is_some() {
@@ -907,6 +929,66 @@ impl State {
         }
     }
 
+    /// Ends a package's lease and makes one of its replicas its execution.
+    fn pass_on(&mut self, id: LeaseId, cause: &EndCause, replica: CheckId) {
+        let (lease, failed) = self.take_lease(id, cause);
+        let Work::Package { package: id, job, run } = lease.work else { panic!("{CORRUPT}") };
+        let check = self.checks.get_mut(&replica).expect(CORRUPT);
+        let made = std::mem::replace(&mut check.state, CheckState::Waiting);
+        self.remove_check(replica);
+        let package = self.packages.get_mut(&id).expect(CORRUPT);
+        package.attempts += u32::from(failed);
+        if failed {
+            remember_failure(&mut package.failures, failure(lease.worker, cause));
+            if !package.avoid.contains(&lease.worker) {
+                package.avoid.truncate(AVOID_MAX - 1);
+                package.avoid.insert(0, lease.worker);
+            }
+        }
+        package.replicas.retain(|check| *check != replica);
+        match made {
+            CheckState::Leased(next) => {
+                package.state = PackageState::Leased(next);
+                let entry = self.leases.get_mut(&next).expect(CORRUPT);
+                entry.work = Work::Package { package: id, job, run };
+                let (owner, value) = (entry.owner, self.value_held(&self.leases[&next]));
+                add(&mut self.owners.entry(owner).or_default().held, value);
+                self.classes.insert((self.jobs[&job].spec.priority, next));
+            }
+            CheckState::Early { worker, owner, lease, receipt, outputs } => {
+                let checks = std::mem::take(&mut package.replicas);
+                self.compare_early(&checks);
+                let package = self.packages.get_mut(&id).expect(CORRUPT);
+                package.state = PackageState::Committed {
+                    worker,
+                    owner,
+                    lease,
+                    receipt,
+                    outputs,
+                    taken_ms: None,
+                    checks,
+                };
+                let entry = self.job(job);
+                entry.leased_units -= u64::from(run.count);
+                entry.checking_units += u64::from(run.count);
+                entry.committed.insert(id);
+            }
+            _ => panic!("{CORRUPT}"),
+        }
+    }
+
+    /// What was made before the package was committed can be compared now.
+    fn compare_early(&mut self, checks: &[CheckId]) {
+        for id in checks {
+            let check = self.checks.get_mut(id).expect(CORRUPT);
+            if let CheckState::Early { worker, owner, outputs, .. } = &mut check.state {
+                let (worker, owner, outputs) = (*worker, *owner, std::mem::take(outputs));
+                check.state = CheckState::Comparing { worker, owner, outputs };
+                self.comparing.insert(*id);
+            }
+        }
+    }
+
     /// Moves a package's units from leased (or, for a late receipt, waiting) to checking.
     fn commit_package(&mut self, package: PackageId, job: JobId, run: UnitRun, lease: LeaseId) {
         if self.leases.contains_key(&lease) {
@@ -915,7 +997,10 @@ impl State {
         } else {
             let WaitingRun { attempts, avoid, failures, .. } = self.take_waiting(job, run);
             let state = PackageState::Leased(lease);
-            self.packages.insert(package, Package { job, run, attempts, avoid, failures, state });
+            self.packages.insert(
+                package,
+                Package { job, run, attempts, avoid, failures, replicas: Vec::new(), state },
+            );
         }
         let entry = self.job(job);
         entry.checking_units += u64::from(run.count);
@@ -925,7 +1010,10 @@ impl State {
     fn draw_checks(&mut self, package: PackageId, plans: &[CheckPlan], at_ms: u64) {
         let entry = self.packages.get_mut(&package).expect(CORRUPT);
         let job = entry.job;
-        let PackageState::Committed { checks, .. } = &mut entry.state else { panic!("{CORRUPT}") };
+        let checks = match &mut entry.state {
+            PackageState::Committed { checks, .. } => checks,
+            PackageState::Leased(_) => &mut entry.replicas,
+        };
         checks.extend(plans.iter().map(|plan| plan.check));
         for plan in plans {
             self.next.check = plan.check.0;
@@ -1122,4 +1210,13 @@ fn add(to: &mut Amount, amount: Amount) {
 
 fn take(from: &mut Amount, amount: Amount) {
     from.0 = from.0.checked_sub(amount.0).expect("no balance goes below zero");
+}
+
+/// How a worker failed the units of a lease that ended so.
+fn failure(worker: PublicKey, cause: &EndCause) -> Failure {
+    let (code, why) = match cause {
+        EndCause::Failed { code, detail } => (code.clone(), detail.clone()),
+        _ => (Failure::EXPIRED.to_owned(), "nothing was heard of it in time".to_owned()),
+    };
+    Failure { worker, code, why }
 }

@@ -219,11 +219,18 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     expect(state.deadlines.len() == state.leases.len(), "I8", &|| "a deadline without a lease".to_owned());
 
     for (id, check) in &state.checks {
-        let owner = match &state.packages.get(&check.package).map(|p| &p.state) {
-            Some(PackageState::Committed { owner, .. }) => Some(*owner),
-            _ => None,
+        let package = state.packages.get(&check.package);
+        let (owner, checks) = match package.map(|package| (package, &package.state)) {
+            Some((_, PackageState::Committed { owner, checks, .. })) => (Some(*owner), &checks[..]),
+            Some((package, PackageState::Leased(lease))) => {
+                (state.leases.get(lease).map(|lease| lease.owner), &package.replicas[..])
+            }
+            None => (None, &[][..]),
         };
-        expect(owner.is_some(), "I8", &|| format!("{id} checks a package that is not committed"));
+        expect(owner.is_some() && checks.contains(id), "I8", &|| format!("{id} checks nothing"));
+        let early = matches!(check.state, CheckState::Early { .. });
+        let leased = package.is_some_and(|package| matches!(package.state, PackageState::Leased(_)));
+        expect(!early || leased, "I8", &|| format!("{id} is early for a package that is committed"));
         let by = check.by(&state.leases);
         let own = by.is_some() && by == owner && by != state.market;
         expect(!own, "I6", &|| format!("{id} is made by the owner it checks"));

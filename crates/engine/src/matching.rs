@@ -138,6 +138,10 @@ impl State {
             let fit = us / self.unit_us_estimate(id, run.first);
             count = count.min(u32::try_from(fit).unwrap_or(u32::MAX));
         }
+        // A replica stands in for the whole package, so what is replicated is not cut later on.
+        if stage.replicas > 1 {
+            count = count.min(1);
+        }
         if count == 0 {
             return None;
         }
@@ -256,17 +260,21 @@ impl State {
         if fits(&job.spec.stage_of(check.units[0]).requirements, &worker.device).is_err() {
             return false;
         }
+        let (owner, checks, committed) = match &self.packages[&check.package].state {
+            PackageState::Leased(lease) => {
+                (self.leases[lease].owner, &self.packages[&check.package].replicas, false)
+            }
+            PackageState::Committed { owner, checks, .. } => (*owner, checks, true),
+        };
         if worker.verifier {
             // The market's own verifier leaves a check to others for a while. Its opinion is final, so it needs no other.
-            return check.verifier_only || now_ms >= check.since_ms + self.params.verifier_wait_ms;
+            let waited = now_ms >= check.since_ms + self.params.verifier_wait_ms;
+            return committed && (check.verifier_only || waited);
         }
         if check.verifier_only || worker.owner == job.owner || check.avoid.contains(&key) {
             return false;
         }
-        let PackageState::Committed { owner, checks, .. } = &self.packages[&check.package].state else {
-            return false;
-        };
-        *owner != worker.owner
+        owner != worker.owner
             && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
     }
 

@@ -490,6 +490,8 @@ pub struct Package {
     pub avoid: Vec<PublicKey>,
     /// How they failed, the last one first.
     pub failures: Vec<Failure>,
+    /// Checks that were planned when it was leased.
+    pub replicas: Vec<CheckId>,
     /// Leased or committed.
     pub state: PackageState,
 }
@@ -548,6 +550,19 @@ pub enum CheckState {
     Waiting,
     /// In a worker's hands.
     Leased(LeaseId),
+    /// Committed before the package is.
+    Early {
+        /// Who made it.
+        worker: PublicKey,
+        /// The wallet to be paid.
+        owner: PublicKey,
+        /// The lease it was made under.
+        lease: LeaseId,
+        /// The receipt's digest.
+        receipt: Hash,
+        /// Each unit's outputs.
+        outputs: Vec<Vec<OutputCommitment>>,
+    },
     /// Committed; its outputs are being compared.
     Comparing {
         /// Who made it.
@@ -574,7 +589,9 @@ impl Check {
         match &self.state {
             CheckState::Waiting => None,
             CheckState::Leased(lease) => leases.get(lease).map(|lease| lease.owner),
-            CheckState::Comparing { owner, .. } | CheckState::Decided { owner, .. } => Some(*owner),
+            CheckState::Early { owner, .. }
+            | CheckState::Comparing { owner, .. }
+            | CheckState::Decided { owner, .. } => Some(*owner),
         }
     }
 }

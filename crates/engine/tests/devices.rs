@@ -5,10 +5,11 @@ mod rules;
 use std::collections::BTreeSet;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobSpec, JobState, Params, Priority, Rejection, Release, WorkerReason,
+    Answer, Command, JobReason, JobSpec, JobState, Params, Priority, ReceiptOutcome, Rejection, Release,
+    WorkerReason,
 };
-use protocol::{JobId, LeaseId, PublicKey};
-use rules::{AUDIT, CLIENT, World, key, spec};
+use protocol::{Amount, JobId, LeaseId, PublicKey};
+use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
 
 fn world(workers: &[u8]) -> World {
     let mut world = World::new(Params::default());
@@ -297,4 +298,69 @@ fn a_busy_worker_may_ask_for_other_jobs_alone() {
     assert_eq!(taken.len(), 1, "then it holds one of that job too");
     assert_eq!(world.state.leases()[&taken[0]].job, short);
     assert_eq!(others(&mut world), []);
+}
+
+fn critical(units: u64, replicas: u32) -> JobSpec {
+    let mut spec = spec(units, AUDIT);
+    spec.stages[0].replicas = replicas;
+    spec
+}
+
+#[test]
+fn losing_a_critical_units_worker_costs_no_time() {
+    let mut world = world(&[1, 2, 3]);
+    let job = world.submit(critical(1, 2));
+    assert_eq!(world.state.jobs()[&job].money.escrowed, Amount(2_002), "the unit and its replica");
+    let first = world.lease(key(1), 1)[0];
+    let second = world.lease(key(2), 1)[0];
+    assert_eq!(world.lease(key(3), 1), [], "two compute it");
+    // The replica is done before the first one, who then dies: its result is the unit's, and a third one checks it.
+    assert_eq!(world.commit(second, 0), Ok(ReceiptOutcome::Checking));
+    assert!(world.state.leases().contains_key(&first));
+    world.run(Command::Leave { worker: key(1), instance: "one".into(), drain: false }).expect("gone");
+    let entry = &world.state.jobs()[&job];
+    assert_eq!(
+        (entry.checking_units, entry.waiting_units()),
+        (1, 0),
+        "nothing is computed again from the beginning"
+    );
+    let check = world.lease(key(3), 1)[0];
+    world.commit(check, 0).expect("taken");
+    let entry = &world.state.jobs()[&job];
+    assert_eq!((entry.state.clone(), entry.accepted[&0].worker), (JobState::Done, key(2)));
+    assert_eq!(world.state.accounts()[&key(2)].earned, world.state.accounts()[&key(3)].earned);
+    assert_eq!(entry.money.refunded, Amount::ZERO);
+}
+
+#[test]
+fn a_replica_under_way_goes_on_as_the_units_worker() {
+    let mut world = world(&[1, 2, 3]);
+    let job = world.submit(critical(1, 2));
+    let first = world.lease(key(1), 1)[0];
+    let second = world.lease(key(2), 1)[0];
+    let generation = world.state.leases()[&first].generation;
+    let release = Release::Failed { code: "device_failed".into(), detail: "lost".into() };
+    world.run(Command::Release { worker: key(1), lease: first, generation, release }).expect("released");
+    assert!(world.check_of(second).is_none(), "the unit is the second worker's now");
+    assert_eq!(world.state.jobs()[&job].leased_units, 1);
+    world.commit(second, 0).expect("taken under the lease it has");
+    let third = world.lease(key(3), 1)[0];
+    world.commit(third, 0).expect("taken");
+    assert_eq!(world.state.jobs()[&job].state, JobState::Done);
+}
+
+#[test]
+fn a_replica_that_lies_does_not_win() {
+    let mut world = world(&[1, 2, 3, 4]);
+    world.announce(MARKET);
+    let job = world.submit(critical(1, 3));
+    let [first, second, third] = [1, 2, 3].map(|n| world.lease(key(n), 1)[0]);
+    world.commit(second, 1).expect("journaled");
+    world.commit(third, 0).expect("journaled");
+    world.commit(first, 0).expect("journaled");
+    world.finish(&[key(1), key(3), key(4), MARKET]);
+    let entry = &world.state.jobs()[&job];
+    assert_eq!((entry.state.clone(), entry.accepted[&0].worker), (JobState::Done, key(1)));
+    assert_eq!(world.state.accounts().get(&key(2)).map(|account| account.earned), None, "a lie is not paid");
+    assert!(world.state.accounts()[&key(3)].earned > Amount::ZERO);
 }

@@ -95,6 +95,16 @@ fn history() -> World {
     world.submit(urgent);
     world.advance(2_000);
     world.finish(&[key(3), key(4)]);
+    // A critical unit whose first worker is lost.
+    let mut critical = spec(1, AUDIT);
+    critical.stages[0].replicas = 2;
+    world.submit(critical);
+    let first = world.lease(key(3), 1)[0];
+    world.lease(key(4), 1);
+    let generation = world.state.leases()[&first].generation;
+    let release = Release::Failed { code: "device_failed".into(), detail: "lost".into() };
+    world.run(Command::Release { worker: key(3), lease: first, generation, release }).expect("released");
+    world.finish(&[key(3), key(4)]);
     economics(&mut world);
     world
 }
@@ -180,7 +190,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 35, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 37, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

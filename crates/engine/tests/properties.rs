@@ -22,6 +22,7 @@ enum Step {
         exact: bool,
         priority: Priority,
         devices: u32,
+        replicas: u32,
     },
     Lease {
         worker: usize,
@@ -89,9 +90,9 @@ fn step() -> impl Strategy<Value = Step> {
         prop::option::of(1u32..9),
         any::<bool>(),
         prop_oneof![1 => Just(Priority::Low), 4 => Just(Priority::Normal), 1 => Just(Priority::High), 1 => Just(Priority::Urgent)],
-        prop_oneof![5 => Just(1u32), 1 => 2u32..4],
+        prop_oneof![5 => Just((1u32, 1u32)), 1 => (2u32..4, Just(1)), 1 => (Just(1), 2u32..4)],
     )
-        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, devices)| Step::Submit {
+        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, (devices, replicas))| Step::Submit {
             units,
             price,
             quorum,
@@ -100,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
             exact,
             priority,
             devices,
+            replicas,
         });
     prop_oneof![
         1 => submit,
@@ -184,7 +186,7 @@ proptest! {
         for step in steps {
             let instance = || "one".to_owned();
             match step {
-                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices } => {
+                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices, replicas } => {
                     let policy = match quorum {
                         Some(agree) => Policy::Quorum { agree },
                         None => Policy::Audit { rate_min_ppm: rate_ppm },
@@ -192,7 +194,10 @@ proptest! {
                     let mut spec = spec(units, policy);
                     let stage = &mut spec.stages[0];
                     (stage.unit_price, stage.package_units, stage.outputs_exact) = (Amount(price), package_units, vec![exact]);
-                    stage.devices = devices;
+                    (stage.devices, stage.replicas) = (devices, replicas);
+                    if replicas > 1 {
+                        stage.package_units = None;
+                    }
                     spec.priority = priority;
                     let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
                     let _ = world.run(Command::Submit(submission.into()));

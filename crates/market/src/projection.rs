@@ -15,9 +15,18 @@ use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
 pub struct Projection {
     owners: HashMap<PublicKey, PublicKey>,
     jobs: HashMap<JobId, PublicKey>,
-    leases: HashMap<LeaseId, (JobId, PublicKey)>,
+    leases: HashMap<LeaseId, Held>,
     packages: HashMap<PackageId, OpenPackage>,
+    /// Checks of packages that are not committed yet.
+    replicas: HashMap<PackageId, Vec<CheckId>>,
     checks: HashMap<CheckId, OpenCheck>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Held {
+    job: JobId,
+    worker: PublicKey,
+    work: Work,
 }
 
 #[derive(Debug, PartialEq)]
@@ -30,6 +39,7 @@ struct OpenPackage {
 #[derive(Debug, PartialEq)]
 struct OpenCheck {
     package: PackageId,
+    job: JobId,
     worker: Option<PublicKey>,
 }
 
@@ -56,10 +66,6 @@ impl Changes {
 impl Projection {
     /// What is remembered of the events that made `state`.
     pub fn of(state: &State) -> Self {
-        let job_of = |work: &Work| match work {
-            Work::Package { job, .. } => Some(*job),
-            Work::Check { check } => state.checks().get(check).map(|check| check.job),
-        };
         let leases = state.leases().iter();
         let packages = state.packages().iter().filter_map(|(id, package)| match &package.state {
             PackageState::Leased(_) => None,
@@ -68,7 +74,9 @@ impl Projection {
             }
         });
         let maker = |check: &Check| match check.state {
-            CheckState::Comparing { worker, .. } | CheckState::Decided { worker, .. } => Some(worker),
+            CheckState::Early { worker, .. }
+            | CheckState::Comparing { worker, .. }
+            | CheckState::Decided { worker, .. } => Some(worker),
             CheckState::Waiting | CheckState::Leased(_) => None,
         };
         let checks = state.checks().iter();
@@ -80,9 +88,19 @@ impl Projection {
                 .filter(|(_, j)| !j.state.ended())
                 .map(|(id, j)| (*id, j.owner))
                 .collect(),
-            leases: leases.filter_map(|(id, l)| Some((*id, (job_of(&l.work)?, l.worker)))).collect(),
+            leases: leases
+                .map(|(id, lease)| (*id, Held { job: lease.job, worker: lease.worker, work: lease.work }))
+                .collect(),
             packages: packages.collect(),
-            checks: checks.map(|(id, c)| (*id, OpenCheck { package: c.package, worker: maker(c) })).collect(),
+            replicas: state
+                .packages()
+                .iter()
+                .filter(|(_, package)| !package.replicas.is_empty())
+                .map(|(id, package)| (*id, package.replicas.clone()))
+                .collect(),
+            checks: checks
+                .map(|(id, c)| (*id, OpenCheck { package: c.package, job: c.job, worker: maker(c) }))
+                .collect(),
         }
     }
 
@@ -167,16 +185,22 @@ impl Projection {
                 };
                 if let Some(job) = job {
                     changes.jobs.insert(job);
-                    self.leases.insert(*lease, (job, *worker));
+                    self.leases.insert(*lease, Held { job, worker: *worker, work: *work });
                 }
             }
-            Event::LeaseSplit { lease, rest, .. } => {
-                if let Some(held) = self.leases.get(lease).copied() {
+            Event::LeaseSplit { lease, units, rest, package, .. } => {
+                if let Some(held) = self.leases.get_mut(lease)
+                    && let Work::Package { job, run, .. } = &mut held.work
+                {
+                    let (head, tail) = run.split(*units);
+                    *run = head;
+                    let work = Work::Package { package: *package, job: *job, run: tail };
+                    let held = Held { work, ..*held };
                     self.leases.insert(*rest, held);
                 }
             }
             Event::YieldAsked { lease, .. } => {
-                changes.workers.extend(self.leases.get(lease).map(|(_, worker)| *worker));
+                changes.workers.extend(self.leases.get(lease).map(|held| held.worker));
             }
             Event::DevicesReserved { job, members, .. } => {
                 changes.jobs.insert(*job);
@@ -184,9 +208,41 @@ impl Projection {
             }
             Event::LeasesOffered { .. } | Event::LeasesFetched { .. } => {}
             Event::LeaseEnded { lease, .. } => {
-                if let Some((job, worker)) = self.leases.remove(lease) {
+                if let Some(Held { job, worker, work }) = self.leases.remove(lease) {
                     changes.jobs.insert(job);
                     changes.workers.insert(worker);
+                    if let Work::Package { package, .. } = work {
+                        for check in self.replicas.remove(&package).unwrap_or_default() {
+                            self.checks.remove(&check);
+                        }
+                    }
+                }
+            }
+            Event::ReplicasPlanned { package, job, checks } => {
+                for plan in checks {
+                    self.replicas.entry(*package).or_default().push(plan.check);
+                    let open = OpenCheck { package: *package, job: *job, worker: None };
+                    self.checks.insert(plan.check, open);
+                }
+            }
+            Event::PackagePassedOn { lease, check, .. } => {
+                let (Some(held), Some(made)) = (self.leases.remove(lease), self.checks.remove(check)) else {
+                    return;
+                };
+                changes.jobs.insert(held.job);
+                changes.workers.insert(held.worker);
+                let mut checks = self.replicas.remove(&made.package).unwrap_or_default();
+                checks.retain(|other| other != check);
+                if let Some(worker) = made.worker {
+                    self.packages.insert(made.package, OpenPackage { job: held.job, worker, checks });
+                    return;
+                }
+                if !checks.is_empty() {
+                    self.replicas.insert(made.package, checks);
+                }
+                let making = Work::Check { check: *check };
+                if let Some(next) = self.leases.values_mut().find(|next| next.work == making) {
+                    next.work = held.work;
                 }
             }
             Event::ReceiptCommitted { receipt, work, .. } => {
@@ -195,7 +251,8 @@ impl Projection {
                 changes.workers.insert(receipt.worker);
                 match work {
                     Work::Package { package, job, .. } => {
-                        let open = OpenPackage { job: *job, worker: receipt.worker, checks: Vec::new() };
+                        let checks = self.replicas.remove(package).unwrap_or_default();
+                        let open = OpenPackage { job: *job, worker: receipt.worker, checks };
                         self.packages.insert(*package, open);
                     }
                     Work::Check { check } => {
@@ -210,13 +267,14 @@ impl Projection {
                     changes.jobs.insert(open.job);
                     for plan in checks {
                         open.checks.push(plan.check);
-                        self.checks.insert(plan.check, OpenCheck { package: *package, worker: None });
+                        let open_check = OpenCheck { package: *package, job: open.job, worker: None };
+                        self.checks.insert(plan.check, open_check);
                     }
                 }
             }
             Event::CheckDecided { check, .. } => changes.jobs.extend(self.job_of(*check)),
             Event::CheckPaid { check, pay } => {
-                let Some(OpenCheck { package, worker: Some(worker) }) = self.checks.get(check) else {
+                let Some(OpenCheck { package, worker: Some(worker), .. }) = self.checks.get(check) else {
                     return;
                 };
                 let job = self.job_of(*check);
@@ -262,8 +320,7 @@ impl Projection {
     }
 
     fn job_of(&self, check: CheckId) -> Option<JobId> {
-        let package = self.checks.get(&check)?.package;
-        Some(self.packages.get(&package)?.job)
+        Some(self.checks.get(&check)?.job)
     }
 
     fn close(&mut self, package: PackageId) -> Option<OpenPackage> {

@@ -502,7 +502,8 @@ mod tests {
             return (StatusCode::BAD_REQUEST, serde_json::to_string(&problem).unwrap()).into_response();
         }
         let accepted = |lease| ReceiptResult::Accepted { lease: LeaseId(lease), paid: Amount(1), rest: None };
-        Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect(), leases: vec![] }).into_response()
+        Json(ReceiptsAnswer { results: leases.into_iter().map(accepted).collect(), leases: vec![] })
+            .into_response()
     }
 
     fn facts() -> DeviceFacts {

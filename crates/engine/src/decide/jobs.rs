@@ -17,6 +17,12 @@ const UNITS_MAX: u64 = 100_000_000;
 /// names them all.
 const PACKAGE_UNITS_MAX: u32 = 4_096;
 
+/// Most devices that units run on at once.
+const DEVICES_MAX: u32 = 64;
+
+/// Most owners that compute a unit at once.
+const REPLICAS_MAX: u32 = 5;
+
 /// Most attempts at a unit that a job may ask for.
 const ATTEMPTS_MAX: u32 = 20;
 
@@ -70,6 +76,15 @@ impl Deciding<'_> {
             }
             if stage.outputs_exact.is_empty() {
                 return invalid("a unit has at least one output");
+            }
+            if !(1..=DEVICES_MAX).contains(&stage.devices) {
+                return invalid("units run on 1 to 64 devices at once");
+            }
+            if !(1..=REPLICAS_MAX).contains(&stage.replicas) {
+                return invalid("a unit has 1 to 5 replicas");
+            }
+            if stage.replicas > 1 && (stage.devices > 1 || stage.package_units.unwrap_or(1) > 1) {
+                return invalid("a unit with replicas is a package of its own, and runs on one device");
             }
             if let Policy::Quorum { agree } = stage.policy
                 && !(2..=5).contains(&agree)
@@ -141,9 +156,18 @@ impl Deciding<'_> {
                 Err(Rejection::JobEnded(id))
             };
         }
-        let leases: Vec<_> = job.leases.iter().copied().collect();
-        for lease in leases {
+        let leases = job.leases.iter().map(|id| (*id, self.state.leases[id].work));
+        let (packages, checks): (Vec<_>, Vec<_>) =
+            leases.partition(|(_, work)| matches!(work, Work::Package { .. }));
+        for (lease, _) in checks {
             self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded });
+        }
+        for (lease, work) in packages {
+            match self.stand_in(work) {
+                // Made, and to be paid like all that is committed.
+                Some(check) => self.emit(Event::PackagePassedOn { lease, cause: EndCause::NotNeeded, check }),
+                None => self.emit(Event::LeaseEnded { lease, cause: EndCause::NotNeeded }),
+            }
         }
         let committed: Vec<_> = self.state.jobs[&id].committed.iter().copied().collect();
         for package in committed {

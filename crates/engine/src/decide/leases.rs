@@ -3,7 +3,7 @@
 use protocol::{LeaseId, PublicKey};
 
 use super::Deciding;
-use crate::{Answer, Event, Rejection, Release, matching::Grant};
+use crate::{Answer, Event, Rejection, Release, Work, matching::Grant};
 
 /// A lease never lasts longer than this.
 const LEASE_MS_MAX: u64 = 24 * 3_600 * 1_000;
@@ -33,6 +33,9 @@ impl Deciding<'_> {
             let deadline_ms = self.now_ms + self.state.params.lease_ms;
             let deadline_ms_max = self.lease_deadline_ms_max(time_ms_max, units);
             self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
+            if let Work::Package { package, .. } = work {
+                self.replicate(package);
+            }
             granted.push(lease);
         }
         Ok(Answer::Leases(granted))

@@ -5,6 +5,7 @@ mod jobs;
 mod leases;
 mod market;
 mod receipts;
+mod replicas;
 mod settle;
 mod workers;
 

@@ -3,9 +3,7 @@
 use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature};
 
 use super::Deciding;
-use crate::{
-    Answer, CheckPlan, CheckState, Event, PackageState, Policy, ReceiptOutcome, Rejection, Work, state::Late,
-};
+use crate::{Answer, CheckPlan, Event, PackageState, Policy, ReceiptOutcome, Rejection, Work, state::Late};
 
 impl Deciding<'_> {
     pub(super) fn commit(
@@ -69,7 +67,7 @@ impl Deciding<'_> {
             Work::Package { package, .. } => {
                 let draw = Hash::of_parts(&[&seed.0, &sequence.to_le_bytes()]);
                 self.draw(package, draw);
-                self.settle(package);
+                self.compare_replicas(package);
             }
             Work::Check { check } => self.compare_commitments(check),
         }
@@ -108,15 +106,35 @@ impl Deciding<'_> {
         Ok((Work::Package { package, job, run }, worker, generation, job))
     }
 
+    /// Compares what was made before the package was committed, and settles it.
+    pub(super) fn compare_replicas(&mut self, id: PackageId) {
+        let checks = match &self.state.packages[&id].state {
+            PackageState::Committed { checks, .. } => checks.clone(),
+            PackageState::Leased(_) => return,
+        };
+        for check in checks {
+            // An opinion may settle the package, and its checks are gone then.
+            if self.state.checks.contains_key(&check) {
+                self.compare_commitments(check);
+            }
+        }
+        if self.state.packages.contains_key(&id) {
+            self.settle(id);
+        }
+    }
+
     /// Draws what of a committed package is executed again.
     fn draw(&mut self, id: PackageId, draw: Hash) {
         let package = &self.state.packages[&id];
-        let PackageState::Committed { worker, .. } = package.state else {
+        let PackageState::Committed { worker, ref checks, .. } = package.state else {
             unreachable!("it was just committed")
         };
+        // Replicas are checks of every unit.
+        let replicas = checks.len() as u32;
         let (job, run) = (package.job, package.run);
         let plans: Vec<Vec<u64>> = match self.state.jobs[&job].spec.stage_of(run.first).policy {
-            Policy::Quorum { agree } => (1..agree).map(|_| run.units().collect()).collect(),
+            Policy::Quorum { agree } => (1 + replicas..agree).map(|_| run.units().collect()).collect(),
+            Policy::Audit { .. } if replicas > 0 => vec![],
             Policy::Audit { rate_min_ppm } => {
                 let trust = self.audit_rate_ppm(self.state.workers[&worker].streak, rate_min_ppm);
                 let units: Vec<u64> = run
@@ -168,7 +186,10 @@ impl Deciding<'_> {
     /// Decides a committed check where its commitments alone decide it: equal ones agree, different ones of exact outputs
     /// do not. What is left is for the shell to compare by tolerance.
     fn compare_commitments(&mut self, id: CheckId) {
-        debug_assert!(matches!(self.state.checks[&id].state, CheckState::Comparing { .. }));
+        // One that was made before the package was committed waits for it.
+        if !self.state.comparing.contains(&id) {
+            return;
+        }
         let comparison = self.state.comparison(id);
         let first = self.state.checks[&id].units[0];
         let exact = &self.state.jobs[&comparison.job].spec.stage_of(first).outputs_exact;

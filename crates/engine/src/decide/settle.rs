@@ -82,6 +82,10 @@ impl Deciding<'_> {
     /// parked in the end, so that a program which only one device can run does not hold money for ever.
     pub(super) fn give_up_check(&mut self, check: CheckId) {
         let check = &self.state.checks[&check];
+        // A replica that nobody can make does not keep its package's worker from going on.
+        if matches!(self.state.packages[&check.package].state, crate::PackageState::Leased(_)) {
+            return;
+        }
         if check.failures >= self.state.params.attempts_max {
             self.reject(check.package, Verdict::Unverifiable);
         }

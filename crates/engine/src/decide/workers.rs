@@ -129,6 +129,11 @@ impl Deciding<'_> {
     /// Ends a lease and whatever follows from the failed attempt.
     pub(super) fn end_lease(&mut self, lease: LeaseId, cause: EndCause) {
         let (job, work) = (self.state.leases[&lease].job, self.state.leases[&lease].work);
+        if let Some(replica) = self.stand_in(work) {
+            self.pass_on(lease, cause, replica);
+            self.finish_job(job);
+            return;
+        }
         self.emit(Event::LeaseEnded { lease, cause });
         match work {
             crate::Work::Check { check } => self.give_up_check(check),
