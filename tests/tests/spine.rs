@@ -20,6 +20,20 @@ fn main() {
 }
 ";
 
+/// The same, after some ten milliseconds on a software device.
+const SLOW_SQUARE: &str = "
+@group(0) @binding(0) var<storage, read> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1)
+fn main(@builtin(workgroup_id) group: vec3<u32>) {
+    var noise = x[0] + group.x;
+    for (var i = 0u; i < 50000u; i++) { noise = noise * 1664525u + 1013904223u; }
+    // Never, but no compiler knows.
+    if noise == group.x && noise == 77u { y[0] = 1u; }
+    if group.x == 0u { y[0] = x[0] * x[0]; }
+}
+";
+
 /// Never ends. The many workgroups are for llvmpipe, which leaves every loop in the end.
 const ENDLESS: &str = "
 @group(0) @binding(0) var<storage, read> x: array<u32>;
@@ -53,6 +67,29 @@ fn squares(home: &Home, name: &str, units: u64) -> String {
 fn submit(home: &Home, market: &Market, file: &str) -> String {
     let job = home.json(&["submit", file, "--market", &market.address, "--json"]);
     job["id"].as_str().expect("a job has an id").to_owned()
+}
+
+#[test]
+fn a_short_job_does_not_wait_behind_a_long_one_on_the_same_device() {
+    let home = Home::default();
+    let market = Market::start(&home, &["--no-verifier"]);
+    let worker = Worker::start(&home, &market, "worker.json");
+    worker.ready();
+    // One package, so that only turns on the device let the other job through.
+    let long = job(&home, "long", 4_000, SLOW_SQUARE, "[64]", "[schedule]\npackage_units = 4000");
+    let long = submit(&home, &market, &long);
+    worker.status("units of the long job", |status| number(&status["units_run"]) >= 3);
+    let short = submit(&home, &market, &squares(&home, "short", 5));
+    let progress = |id: &str| {
+        let job = market.job(id);
+        let progress = &job["progress"];
+        let committed = number(&progress["checking"]) + number(&progress["accepted"]);
+        (committed, number(&progress["leased"]))
+    };
+    until("the short job to be computed", || (progress(&short).0 == 5).then_some(()));
+    let (committed, leased) = progress(&long);
+    assert_eq!(committed + leased, 4_000, "nothing of the long job was given back");
+    assert!(leased > 0, "the long job is not at its end");
 }
 
 #[test]
