@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use protocol::{DeviceFacts, DeviceLimits, Hash, WorkerKind};
+use protocol::{DeviceFacts, DeviceLimits, FEATURE_LONG_LOOPS, Hash, WorkerKind};
 use wgpu::{Backends, DeviceType, Features, InstanceDescriptor, InstanceFlags};
 
 use crate::{error::GpuError, flaw, speed};
@@ -89,16 +89,17 @@ fn facts(adapter: &wgpu::Adapter) -> DeviceFacts {
         (Features::TIMESTAMP_QUERY, "timestamp-query"),
     ];
     let has = adapter.features();
+    let named = named.iter().filter(|(feature, _)| has.contains(*feature)).map(|(_, name)| *name);
+    // Of software devices only a trial tells.
+    let sound = (info.device_type != DeviceType::Cpu).then_some(FEATURE_LONG_LOOPS);
+    let mut features: Vec<String> = named.chain(sound).map(str::to_owned).collect();
+    features.sort();
     DeviceFacts {
         kind: WorkerKind::Native,
         adapter: info.name,
         vendor: vendor(info.vendor, &info.driver),
         backend: info.backend.to_str().to_owned(),
-        features: named
-            .iter()
-            .filter(|(f, _)| has.contains(*f))
-            .map(|(_, name)| (*name).to_owned())
-            .collect(),
+        features,
         limits: DeviceLimits {
             storage_buffer_bytes_max: limits.max_storage_buffer_binding_size,
             buffer_bytes_max: limits.max_buffer_size,
@@ -195,6 +196,11 @@ impl Gpu {
         // Only software devices are known to have this flaw, and trying takes them milliseconds.
         if adapter.get_info().device_type == DeviceType::Cpu {
             gpu.loop_rounds_max = flaw::loop_rounds_max(&gpu)?;
+            if gpu.loop_rounds_max.is_none() {
+                let facts = Arc::make_mut(&mut gpu.facts);
+                facts.features.push(FEATURE_LONG_LOOPS.to_owned());
+                facts.features.sort();
+            }
             if let Some(rounds) = gpu.loop_rounds_max {
                 let adapter = &gpu.facts.adapter;
                 tracing::warn!(

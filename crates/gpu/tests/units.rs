@@ -240,6 +240,9 @@ fn a_device_says_how_fast_it_is_and_still_works() {
     let mflops = GPU.mflops().unwrap();
     assert!((1..100_000_000_000).contains(&mflops), "{mflops} MFLOP/s");
     assert!(GPU.memory_bytes_guess() > 0);
+    // Jobs that need long loops are kept away from it by its features.
+    let long_loops = GPU.facts().features.iter().any(|feature| feature == protocol::FEATURE_LONG_LOOPS);
+    assert_eq!(long_loops, GPU.loop_rounds_max().is_none());
     let program = Program::load(&GPU, add(100, json!(64)), &NO_BLOBS).unwrap();
     assert_eq!(program.submit(&[bytes(0..100)]).unwrap().wait(TIMEOUT).unwrap().outputs, [bytes(1..101)]);
 }

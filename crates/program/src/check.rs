@@ -142,7 +142,7 @@ fn document(manifest: &Manifest) -> Result<()> {
         let field = format!("needs.features[{index}]");
         if !FEATURES.contains(&feature.as_str()) {
             let message = format!("the feature {feature:?} is not known");
-            let fix = format!("there are {}", FEATURES.join(" and "));
+            let fix = format!("there are {}", FEATURES.join(", "));
             return Err(Problem::new(field, message, fix).feature());
         }
         if needs.features[..index].contains(feature) {

@@ -62,7 +62,7 @@ pub const INVOCATIONS_MAX: u32 = 1024;
 /// Bytes of workgroup memory. WebGPU promises 16 KiB; larger devices are asked for by [`fits`].
 pub const WORKGROUP_BYTES_MAX: u32 = 64 << 10;
 /// WebGPU features that a manifest may need.
-pub const FEATURES: [&str; 2] = ["shader-f16", "subgroups"];
+pub const FEATURES: [&str; 3] = [protocol::FEATURE_LONG_LOOPS, "shader-f16", "subgroups"];
 
 /// naga recurses: this holds the deepest text that its own limits and ours let through.
 const STACK_BYTES: usize = 64 << 20;

@@ -50,7 +50,7 @@ pub struct DeviceFacts {
     pub vendor: String,
     /// `vulkan`, `metal`, `dx12` or `webgpu`.
     pub backend: String,
-    /// WebGPU feature names the runtime can use, sorted.
+    /// WebGPU feature names the runtime can use, and `long-loops` where an invocation may loop as long as it likes; sorted.
     pub features: Vec<String>,
     /// The adapter's limits.
     pub limits: DeviceLimits,
@@ -59,6 +59,9 @@ pub struct DeviceFacts {
 /// Flaw of a device that ends loops early: Mesa's llvmpipe leaves them after 65,535 rounds an invocation, and the results are
 /// wrong without a word.
 pub const FLAW_LOOP_ROUNDS: &str = "loop-rounds-65535";
+
+/// The feature of a device without [`FLAW_LOOP_ROUNDS`]: a job that loops longer needs it, and so excludes the others.
+pub const FEATURE_LONG_LOOPS: &str = "long-loops";
 
 /// What a worker claims for its device and asks for its time. Claims are not proved: they place a worker until something was
 /// measured, and what it really did overrules them.

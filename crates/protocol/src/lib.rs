@@ -17,7 +17,7 @@ pub mod merkle;
 mod receipt;
 
 pub use amount::{Amount, AmountError, BASE_UNITS_PER_TOKEN};
-pub use device::{DeviceFacts, DeviceLimits, FLAW_LOOP_ROUNDS, WorkerKind, WorkerOffer};
+pub use device::{DeviceFacts, DeviceLimits, FEATURE_LONG_LOOPS, FLAW_LOOP_ROUNDS, WorkerKind, WorkerOffer};
 pub use expression::{Expression, ExpressionError};
 pub use hash::{Hash, HashParseError};
 pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, UnitId};

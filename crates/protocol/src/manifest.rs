@@ -293,7 +293,7 @@ pub struct Limits {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Needs {
-    /// WebGPU feature names.
+    /// WebGPU feature names, and `long-loops` for kernels whose invocations loop more than 65,535 times.
     #[serde(default)]
     pub features: Vec<String>,
     /// Least size of the largest storage binding, in bytes.

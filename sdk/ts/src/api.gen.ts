@@ -90,7 +90,7 @@ export interface DeviceFacts {
   adapter: string;
   /** `vulkan`, `metal`, `dx12` or `webgpu`. */
   backend: string;
-  /** WebGPU feature names the runtime can use, sorted. */
+  /** WebGPU feature names the runtime can use, and `long-loops` where an invocation may loop as long as it likes; sorted. */
   features: string[];
   /** Native or browser. */
   kind: WorkerKind;
@@ -502,7 +502,7 @@ export interface MarketInfo {
 
 /** What a device must offer. */
 export interface Needs {
-  /** WebGPU feature names. */
+  /** WebGPU feature names, and `long-loops` for kernels whose invocations loop more than 65,535 times. */
   features?: string[];
   /** Least size of the largest storage binding, in bytes. */
   storage_buffer_bytes_min?: number;

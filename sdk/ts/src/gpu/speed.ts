@@ -9,6 +9,9 @@ import { GpuError } from './error.js';
 /** The flaw of devices that leave loops after 65,535 rounds, by its name in the protocol. */
 export const FLAW_LOOP_ROUNDS = 'loop-rounds-65535';
 
+/** The feature of devices without it, which jobs may need. */
+export const FEATURE_LONG_LOOPS = 'long-loops';
+
 export interface Measured {
   mflops: number;
   flaws: string[];

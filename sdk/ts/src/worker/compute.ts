@@ -1,7 +1,16 @@
 // The device as the contributor sees it: facts, and programs by the hash of their manifest.
 
 import type { DeviceFacts, Manifest, WorkerOffer } from '../api.js';
-import { type Device, type OpenOptions, Program, type UnitResult, measure, openDevice } from '../gpu/index.js';
+import {
+  type Device,
+  FEATURE_LONG_LOOPS,
+  FLAW_LOOP_ROUNDS,
+  type OpenOptions,
+  Program,
+  type UnitResult,
+  measure,
+  openDevice,
+} from '../gpu/index.js';
 import type { Hash } from '../hash.js';
 
 export interface ComputeProgram {
@@ -32,6 +41,12 @@ const MEMORY_BYTES = 2 * 1024 ** 3;
 /** Measured once a page: a device that was lost is the same when it comes back. */
 let measured: { adapter: string; claims: Claims } | undefined;
 
+/** What was found by trying is a feature too: jobs that loop for long need it. */
+function factsWith(facts: DeviceFacts, { flaws }: Claims): DeviceFacts {
+  if (flaws?.includes(FLAW_LOOP_ROUNDS)) return facts;
+  return { ...facts, features: [...facts.features, FEATURE_LONG_LOOPS].sort() };
+}
+
 async function claimsOf(device: Device): Promise<Claims> {
   const { adapter, limits } = device.facts;
   if (measured?.adapter !== adapter) {
@@ -55,7 +70,7 @@ export async function openWebGpu(options: OpenOptions = {}): Promise<ComputeDevi
   const claims = await claimsOf(device);
   const programs = new Map<Hash, Promise<Program>>();
   return {
-    facts: device.facts,
+    facts: factsWith(device.facts, claims),
     claims,
     lost: device.lost,
     program(manifest, hash, blob) {
