@@ -278,6 +278,8 @@ impl World {
             inputs: vec![InputSplit { blob, offset: 0, stride: 4, length: 4 }],
             joins: vec![],
             unit_price: Amount(1000),
+            priority: Default::default(),
+            royalty: None,
             budget: None,
             package_units: Some(package_units),
             deadline_in_s: None,

@@ -4,6 +4,7 @@
 //! Money, 64-bit numbers and sequence numbers are decimal strings; times are RFC 3339 with milliseconds. Clients ignore
 //! unknown fields in answers; the server refuses unknown fields in requests.
 
+mod economics;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use economics::{
+    Priority, Quote, RatingRequest, Reputation, Royalty, Score, Speed, StageQuote, StakeRequest,
+};
 pub use problem::{Problem, code};
 pub use protocol::JoinSpec;
 
@@ -162,6 +166,12 @@ pub struct Account {
     pub earned: Amount,
     /// All its jobs ever paid.
     pub spent: Amount,
+    /// Set aside as stake.
+    pub bonded: Amount,
+    /// Stake on its way back.
+    pub unbonding: Amount,
+    /// All rewards it ever got.
+    pub rewarded: Amount,
 }
 
 /// `POST /v1/accounts/{id}/deposit`: test tokens, where the market has a faucet.
@@ -189,8 +199,15 @@ pub struct JobRequest {
     /// How outputs become files.
     #[serde(default)]
     pub joins: Vec<JoinSpec>,
-    /// What one unit pays.
-    pub unit_price: Amount,
+    /// What one unit pays; the market's price at the moment of submission when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_price: Option<Amount>,
+    /// The class it is served in.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Who else has a part in what it pays for first execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub royalty: Option<Royalty>,
     /// The most the job may hold in escrow; no cap when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Amount>,
@@ -220,6 +237,12 @@ pub struct GraphRequest {
     /// How outputs become files.
     #[serde(default)]
     pub joins: Vec<JoinSpec>,
+    /// The class it is served in.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Who else has a part in what it pays for first execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub royalty: Option<Royalty>,
     /// The most the job may hold in escrow; no cap when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Amount>,
@@ -246,6 +269,8 @@ impl From<JobRequest> for GraphRequest {
             }],
             iterate: None,
             joins: plain.joins,
+            priority: plain.priority,
+            royalty: plain.royalty,
             budget: plain.budget,
             deadline_in_s: plain.deadline_in_s,
             attempts_max: plain.attempts_max,
@@ -277,8 +302,9 @@ pub struct StageRequest {
     pub units: u64,
     /// One a manifest input, in order.
     pub inputs: Vec<StageInput>,
-    /// What one unit pays.
-    pub unit_price: Amount,
+    /// What one unit pays; the market's price at the moment of submission when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_price: Option<Amount>,
     /// Units a package; the market decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_units: Option<u32>,
@@ -503,9 +529,12 @@ pub struct JobWorker {
     #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub device_us: u64,
+    /// What the job's owner thinks of it, 1 to 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stars: Option<u8>,
 }
 
-/// The money of one job. `escrowed = paid + treasury + burned + refunded + held`.
+/// The money of one job. `escrowed = paid + royalties + treasury + burned + refunded + held`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobMoney {
     /// Taken from the owner at submission.
@@ -516,6 +545,8 @@ pub struct JobMoney {
     pub treasury: Amount,
     /// Burned.
     pub burned: Amount,
+    /// Paid as royalties.
+    pub royalties: Amount,
     /// Returned to the owner.
     pub refunded: Amount,
     /// Still held.
@@ -555,6 +586,13 @@ pub struct Job {
     pub units: u64,
     /// Where they are.
     pub progress: Progress,
+    /// Why it is served when it is; absent once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
+    /// How long it was expected to take when it was submitted, in milliseconds.
+    #[serde(default, with = "protocol::decimal::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub expected_ms: Option<u64>,
     /// Its stages, where it has several or is iterated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<JobStage>,
@@ -698,6 +736,12 @@ pub struct Worker {
     pub earned: Amount,
     /// Consecutive packages that held.
     pub streak: u32,
+    /// What its owner's word is worth.
+    pub reputation: Reputation,
+    /// How fast it is.
+    pub speed: Speed,
+    /// What it asks for a second of the reference device.
+    pub ask: Amount,
     /// Leases it holds.
     pub leases: u32,
     /// When it was last heard.
@@ -1009,6 +1053,14 @@ pub struct Ledger {
     pub burned: Amount,
     /// Ever refunded.
     pub refunded: Amount,
+    /// Ever paid as royalties.
+    pub royalties: Amount,
+    /// Ever made as rewards.
+    pub emitted: Amount,
+    /// Set aside as stake.
+    pub bonded: Amount,
+    /// Stake on its way back.
+    pub unbonding: Amount,
 }
 
 /// One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag).

@@ -15,8 +15,9 @@ use std::{sync::Arc, time::Duration};
 
 use api::{
     Account, AnnounceRequest, DepositRequest, GraphRequest, Health, HeartbeatAnswer, HeartbeatRequest, Job,
-    JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, ReceiptsAnswer,
-    ReceiptsRequest, ReleaseRequest, ResumeRequest, Unit, Worker,
+    JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, Quote,
+    RatingRequest, ReceiptsAnswer, ReceiptsRequest, ReleaseRequest, ResumeRequest, StakeRequest, Unit,
+    Worker,
 };
 use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey};
 use reqwest::Url;
@@ -148,6 +149,29 @@ impl Client {
     pub async fn deposit(&self, id: &PublicKey, amount: Amount) -> Result<Account, Error> {
         let call = Call::post(format!("/v1/accounts/{id}/deposit"), &DepositRequest { amount });
         self.json(&call.signed_in().with_idempotency_key()).await
+    }
+
+    /// Sets tokens of the client's own wallet aside as stake.
+    pub async fn bond(&self, id: &PublicKey, amount: Amount) -> Result<Account, Error> {
+        let call = Call::post(format!("/v1/accounts/{id}/bond"), &StakeRequest { amount });
+        self.json(&call.signed_in()).await
+    }
+
+    /// Asks for stake back; it is free after the market's delay.
+    pub async fn unbond(&self, id: &PublicKey, amount: Amount) -> Result<Account, Error> {
+        let call = Call::post(format!("/v1/accounts/{id}/unbond"), &StakeRequest { amount });
+        self.json(&call.signed_in()).await
+    }
+
+    /// Rates a worker that computed for one of the wallet's jobs.
+    pub async fn rate(&self, id: JobId, worker: PublicKey, stars: u8) -> Result<Job, Error> {
+        let call = Call::post(format!("/v1/jobs/{id}/ratings"), &RatingRequest { worker, stars });
+        self.json(&call.signed_in()).await
+    }
+
+    /// What a job would cost if it were submitted now. Its kernels must have been uploaded.
+    pub async fn quote(&self, job: &JobRequest) -> Result<Quote, Error> {
+        self.json(&Call::post("/v1/quotes", job).signed_in().repeatable()).await
     }
 
     /// Submits a job. Every blob that it names must have been uploaded.

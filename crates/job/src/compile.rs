@@ -49,8 +49,8 @@ pub struct CompiledJob {
     pub units: u64,
     /// The files that the outputs become.
     pub joins: Vec<JoinSpec>,
-    /// What one unit is paid.
-    pub unit_price: Amount,
+    /// What one unit is paid; the market's price without.
+    pub unit_price: Option<Amount>,
     /// The most that may be set aside, checks included.
     pub budget: Option<Amount>,
     /// Units that one worker takes at a time; the market sizes it without.
@@ -183,7 +183,7 @@ impl<'a> Compiler<'a> {
             units: self.cut.map_or(1, |cut| cut.units),
             joins,
             blobs: self.blobs,
-            unit_price: amount(&file.pay.unit_price)?,
+            unit_price: file.pay.unit_price.as_ref().map(amount).transpose()?,
             budget: file.pay.budget.as_ref().map(amount).transpose()?,
             package_units: package_units.map(|units| units.value),
         })

@@ -40,6 +40,7 @@ pub(crate) struct JobFile {
     /// How results are verified; an audit of at least 5 % by default.
     pub(crate) verify: Option<VerifySection>,
     /// What is paid.
+    #[serde(default)]
     pub(crate) pay: PaySection,
     /// Bounds on one unit.
     #[serde(default)]
@@ -201,11 +202,11 @@ pub(crate) enum Policy {
 }
 
 /// What is paid, in tokens.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PaySection {
-    /// For one unit, such as `"0.001"`.
-    pub(crate) unit_price: At<Money>,
+    /// For one unit, such as `"0.001"`; the market's price at the moment of submission without.
+    pub(crate) unit_price: Option<At<Money>>,
     /// The most that may be set aside for the whole job, checks included.
     pub(crate) budget: Option<At<Money>>,
 }

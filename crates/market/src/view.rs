@@ -327,6 +327,9 @@ pub fn account(state: &State, id: PublicKey) -> Account {
         escrowed: account.escrowed,
         earned: account.earned,
         spent: account.spent,
+        bonded: account.bonded,
+        unbonding: account.unbonding,
+        rewarded: account.rewarded,
     }
 }
 
@@ -343,6 +346,10 @@ pub fn ledger(state: &State) -> Ledger {
         treasury: ledger.treasury,
         burned: ledger.burned,
         refunded: ledger.refunded,
+        royalties: ledger.royalties,
+        emitted: ledger.emitted,
+        bonded: ledger.bonded,
+        unbonding: ledger.unbonding,
     }
 }
 
@@ -364,6 +371,8 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
             engine::JobState::Incomplete { .. } => JobState::Incomplete,
         },
         reason: job_reason_of(state, job, id, now_ms),
+        score: score(state, id, now_ms),
+        expected_ms: job.expected_ms,
         units: job.spec.units(),
         progress: Progress {
             waiting: job.waiting_units(),
@@ -398,6 +407,7 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
             paid: money.paid,
             treasury: money.treasury,
             burned: money.burned,
+            royalties: money.royalties,
             refunded: money.refunded,
             held: job.held(),
         },
@@ -417,11 +427,70 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
                 checked: part.checked,
                 paid: part.paid,
                 device_us: part.device_us,
+                stars: part.stars,
             })
             .collect(),
         submitted_at: rfc3339(job.submitted_at_ms),
         ended_at: job.ended_at_ms.map(rfc3339),
     })
+}
+
+/// Why a job is served when it is. Its place in the queue is shown with one job alone: counting is work.
+fn score(state: &State, id: JobId, now_ms: u64) -> Option<api::Score> {
+    let job = state.jobs().get(&id).filter(|job| !job.state.ended())?;
+    let terms = state.score(job, now_ms);
+    Some(api::Score {
+        stake_ppm: terms.stake_ppm,
+        urgency_ppm: terms.urgency_ppm,
+        complexity_ppm: terms.complexity_ppm,
+        score_ppm: terms.score_ppm,
+        jobs_ahead: None,
+    })
+}
+
+/// One job with its place in the queue.
+pub fn job_in_queue(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
+    let mut job = job(state, id, now_ms)?;
+    if let Some(score) = &mut job.score {
+        let ahead = state.jobs_ahead(id, now_ms);
+        score.jobs_ahead = ahead.map(|jobs| u32::try_from(jobs).unwrap_or(u32::MAX));
+    }
+    Some(job)
+}
+
+fn reputation(found: &engine::Reputation) -> api::Reputation {
+    api::Reputation {
+        performance_milli: found.performance_milli,
+        reliability_milli: found.reliability_milli,
+        longevity_milli: found.longevity_milli,
+        rating_milli: found.rating_milli,
+        nrs_milli: found.nrs_milli,
+        tier: found.tier,
+    }
+}
+
+/// What a job would cost.
+pub fn quote(found: &engine::Quote) -> api::Quote {
+    let stage = |stage: &engine::StageQuote| api::StageQuote {
+        base: stage.base,
+        providers: stage.providers,
+        demand_ppm: stage.demand_ppm,
+        capability_ppm: stage.capability_ppm,
+        season_ppm: stage.season_ppm,
+        ask_min: stage.ask_min,
+        rate: stage.rate,
+        reference_ns: stage.reference_ns,
+        market_price: stage.market_price,
+        unit_price: stage.unit_price,
+        units: stage.units,
+        copies: stage.copies,
+    };
+    api::Quote {
+        stages: found.stages.iter().map(stage).collect(),
+        escrow: found.escrow.unwrap_or(Amount(u64::MAX)),
+        wait_ms: found.wait_ms,
+        run_ms: found.run_ms,
+    }
 }
 
 /// One worker.
@@ -444,6 +513,13 @@ pub fn worker(state: &State, id: PublicKey, now_ms: u64) -> Option<Worker> {
         checked: worker.checked,
         earned: worker.earned,
         streak: worker.streak,
+        reputation: reputation(&state.reputation(worker.owner)),
+        speed: api::Speed {
+            claimed_ppm: worker.speed.claimed_ppm,
+            measured_ppm: worker.speed.measured_ppm,
+            overstated: worker.speed.overstated,
+        },
+        ask: worker.offer.ask,
         leases: worker.leases.len() as u32,
         seen_at: rfc3339(worker.seen_at_ms),
     })

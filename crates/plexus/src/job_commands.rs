@@ -6,7 +6,7 @@ use api::{Job, JobState, Unit};
 use client::Client;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use protocol::JobId;
+use protocol::{JobId, PublicKey};
 use serde_json::json;
 
 use crate::{
@@ -76,6 +76,23 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rate a worker that computed for one of your jobs, once
+    Rate {
+        /// The job, such as job-7
+        id: JobId,
+        /// The worker, as `plexus job show` names it
+        worker: PublicKey,
+        /// 1 to 5
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+        stars: u8,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Write a job's result files, made here from the units' outputs and checked by their hashes
     Fetch {
         /// The job, such as job-7
@@ -104,6 +121,7 @@ impl Command {
             | Self::Show { json, .. }
             | Self::Watch { json, .. }
             | Self::Cancel { json, .. }
+            | Self::Rate { json, .. }
             | Self::Fetch { json, .. } => *json,
         }
     }
@@ -128,6 +146,14 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 jobs.truncate(LIST_MAX);
             }
             if json { say::json(&jobs) } else { list(&jobs) }
+        }
+        Command::Rate { id, worker, stars, market, wallet, json } => {
+            let job = market.with(wallet.key()?)?.rate(id, worker, stars).await?;
+            if json {
+                say::json(&job);
+            } else {
+                say::out(&format!("{worker} has {stars} of 5 stars for {id}"));
+            }
         }
         Command::Show { id, units, market, json } => {
             let client = market.anonymous()?;
@@ -375,6 +401,23 @@ fn show(job: &Job) {
     ];
     if let Some(reason) = &job.reason {
         rows.insert(2, ("reason", reason.text.clone()));
+    }
+    if let Some(score) = &job.score {
+        let share = |ppm: u64| format!("{:.3}", ppm as f64 / 1e6);
+        let mut text = format!(
+            "{}: stake {}, urgency {}, complexity {}",
+            share(score.score_ppm),
+            share(score.stake_ppm),
+            share(score.urgency_ppm),
+            share(score.complexity_ppm)
+        );
+        match score.jobs_ahead {
+            Some(0) => text.push_str("; next in the queue"),
+            Some(1) => text.push_str("; 1 job before it"),
+            Some(ahead) => text.push_str(&format!("; {ahead} jobs before it")),
+            None => {}
+        }
+        rows.push(("score", text));
     }
     if let Some(ended_at) = &job.ended_at {
         rows.push(("ended", ended_at.clone()));

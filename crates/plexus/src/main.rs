@@ -7,6 +7,7 @@ mod arguments;
 mod device;
 mod exit;
 mod job_commands;
+mod quote;
 mod results;
 mod say;
 mod signals;
@@ -37,6 +38,8 @@ enum Command {
     Worker(work::Options),
     /// Submit a job file, or write a first one
     Submit(submit::Options),
+    /// Say what a job would cost now, with every term of the price
+    Quote(quote::Options),
     /// List, watch, cancel jobs and fetch their results
     #[command(subcommand)]
     Job(job_commands::Command),
@@ -100,6 +103,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Up(options) => block_on(up::run(options)),
         Command::Worker(options) => block_on(work::run(options)),
         Command::Submit(options) => block_on(submit::run(options)),
+        Command::Quote(options) => block_on(quote::run(options)),
         Command::Job(command) => block_on(job_commands::run(command)),
         Command::Wallet(command) => block_on(wallet_commands::run(command)),
     }
@@ -121,6 +125,7 @@ impl Command {
             Self::Up(options) => options.json,
             Self::Worker(options) => options.json,
             Self::Submit(options) => options.json,
+            Self::Quote(options) => options.json,
             Self::Job(command) => command.json(),
             Self::Wallet(command) => command.json(),
             Self::Device(options) => options.json,

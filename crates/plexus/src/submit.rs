@@ -20,7 +20,7 @@ use crate::{
     arguments::{MarketArgument, WalletArgument},
     exit::{Failure, Place},
     job_commands::{self, Watching},
-    results, say,
+    quote, results, say,
     signals::Interrupts,
 };
 
@@ -46,6 +46,12 @@ pub struct Options {
     /// Wait, and write the result to this folder
     #[arg(long, value_name = "DIR", conflicts_with = "dry_run")]
     out: Option<PathBuf>,
+    /// Submit only if a compute second costs at most this many tokens
+    #[arg(long, value_name = "TOKENS", value_parser = Amount::from_tokens)]
+    max_price: Option<Amount>,
+    /// The most that may be set aside for the job, instead of the job file's budget
+    #[arg(long, value_name = "TOKENS", value_parser = Amount::from_tokens)]
+    budget: Option<Amount>,
     /// Never take test tokens from the market's faucet
     #[arg(long)]
     no_faucet: bool,
@@ -64,14 +70,32 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     }
     let file = options.file.as_deref().unwrap_or(Path::new("job.toml"));
     let compiled = compile(file)?;
-    let escrow = escrow(&compiled);
     if options.dry_run {
-        describe(&compiled, escrow, options.json);
+        describe(&compiled, escrow(&compiled), options.json);
         return Ok(ExitCode::SUCCESS);
     }
     let client = options.market.with(options.wallet.key_or_new()?)?;
+    upload_kernels(&client, &compiled).await?;
+    let asks_market = compiled.unit_price.is_none();
+    let mut request = request(compiled.clone());
+    let quote = client.quote(&request).await?;
+    if !options.json {
+        quote::print(&quote);
+    }
+    let rate = quote.stages.iter().map(|stage| stage.rate).max().unwrap_or_default();
+    if let Some(most) = options.max_price.filter(|most| rate > *most) {
+        let (rate, most) = (rate.to_tokens(), most.to_tokens());
+        return Err(Failure::new(format!("a compute second costs {rate} tokens now, more than {most}"))
+            .code(code::OVER_BUDGET)
+            .fix("raise --max-price, or wait until there is less to do"));
+    }
+    request.budget = options.budget.or(request.budget);
+    if asks_market {
+        // What was shown is the most that is paid, should the price rise meanwhile.
+        request.budget = Some(request.budget.map_or(quote.escrow, |budget| budget.min(quote.escrow)));
+    }
     upload(&client, &compiled).await?;
-    let job = submit(&client, request(compiled), escrow, options.no_faucet).await?;
+    let job = submit(&client, request, quote.escrow, options.no_faucet).await?;
     let waits = options.wait || options.out.is_some();
     if !options.json {
         say::out(&format!(
@@ -146,7 +170,7 @@ fn init(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the job file and all that it names, and checks the program: what is wrong here never reaches a market.
-fn compile(file: &Path) -> Result<CompiledJob, Failure> {
+pub fn compile(file: &Path) -> Result<CompiledJob, Failure> {
     let text = fs::read_to_string(file).map_err(|error| {
         let failure = Failure::new(format!("failed to read the job file {}: {error}", file.display()));
         failure.code("job_file_unreadable").fix("`plexus submit --init DIR` writes a first job file")
@@ -196,17 +220,18 @@ impl job::FileSource for Files {
     }
 }
 
-/// What the market will put into escrow: every unit, and the most checks that its policy may draw for it.
-fn escrow(compiled: &CompiledJob) -> Amount {
+/// What the market will put into escrow: every unit, and the most checks that its policy may draw for it. Nobody knows where
+/// the job pays the market's price.
+fn escrow(compiled: &CompiledJob) -> Option<Amount> {
     let executions = match compiled.manifest.verify {
         Verify::Audit { .. } => 2,
         Verify::Quorum { agree } => u64::from(agree),
     };
     let units = compiled.units.saturating_mul(executions);
-    compiled.unit_price.checked_mul(units).unwrap_or(Amount(u64::MAX))
+    compiled.unit_price.map(|price| price.checked_mul(units).unwrap_or(Amount(u64::MAX)))
 }
 
-fn describe(compiled: &CompiledJob, escrow: Amount, json: bool) {
+fn describe(compiled: &CompiledJob, escrow: Option<Amount>, json: bool) {
     let bytes: usize = compiled.blobs.values().map(|bytes| bytes.len()).sum();
     if json {
         return say::json(&json!({
@@ -226,10 +251,32 @@ fn describe(compiled: &CompiledJob, escrow: Amount, json: bool) {
         ("job", compiled.name.clone()),
         ("units", compiled.units.to_string()),
         ("uploads", format!("{} blobs, {bytes} bytes", compiled.blobs.len())),
-        ("unit price", format!("{} tokens", compiled.unit_price.to_tokens())),
-        ("escrow", format!("{} tokens; what checks do not use comes back", escrow.to_tokens())),
+        (
+            "unit price",
+            compiled.unit_price.map_or_else(
+                || "the market's price; `plexus quote` asks for it".to_owned(),
+                |price| format!("{} tokens", price.to_tokens()),
+            ),
+        ),
+        (
+            "escrow",
+            escrow.map_or_else(
+                || "by the market's price".to_owned(),
+                |escrow| format!("{} tokens; what checks do not use comes back", escrow.to_tokens()),
+            ),
+        ),
         ("result", if files.is_empty() { "the units' outputs".to_owned() } else { files.join(", ") }),
     ]);
+}
+
+/// What a quote needs: the program's texts.
+pub async fn upload_kernels(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> {
+    for kernel in compiled.manifest.program.kernels.values() {
+        if let Some(text) = compiled.blobs.get(&kernel.blob) {
+            client.upload_blob(text.clone()).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn upload(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> {
@@ -241,13 +288,15 @@ async fn upload(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> 
     Ok(())
 }
 
-fn request(compiled: CompiledJob) -> JobRequest {
+pub fn request(compiled: CompiledJob) -> JobRequest {
     JobRequest {
         name: compiled.name,
         manifest: compiled.manifest,
         units: compiled.units,
         inputs: compiled.inputs,
         joins: compiled.joins,
+        priority: api::Priority::Normal,
+        royalty: None,
         unit_price: compiled.unit_price,
         budget: compiled.budget,
         package_units: compiled.package_units,

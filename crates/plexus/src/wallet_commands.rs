@@ -57,6 +57,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Set tokens aside as stake: it raises the score of this wallet's jobs and the tier of its workers
+    Bond(StakeOptions),
+    /// Ask for stake back; it is free after the market's delay
+    Unbond(StakeOptions),
     /// Take test tokens from a market that has a faucet
     Faucet {
         /// How many tokens, such as 2.5
@@ -72,10 +76,25 @@ pub enum Command {
     },
 }
 
+#[derive(clap::Args)]
+pub struct StakeOptions {
+    /// How many tokens, such as 2.5
+    #[arg(value_parser = Amount::from_tokens)]
+    amount: Amount,
+    #[command(flatten)]
+    market: MarketArgument,
+    #[command(flatten)]
+    wallet: WalletArgument,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl Command {
     /// Whether it was asked to speak JSON.
     pub fn json(&self) -> bool {
         match self {
+            Self::Bond(options) | Self::Unbond(options) => options.json,
             Self::New { json, .. } | Self::Show { json, .. } => *json,
             Self::Balance { json, .. } | Self::Delegate { json, .. } | Self::Faucet { json, .. } => *json,
         }
@@ -110,6 +129,16 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 say::out(&format!("{} acts for {} for {days} days", session.key, session.account));
             }
         }
+        Command::Bond(StakeOptions { amount, market, wallet, json }) => {
+            let key = wallet.key()?;
+            let address = key.public();
+            balance(json, &market.with(key)?.bond(&address, amount).await?);
+        }
+        Command::Unbond(StakeOptions { amount, market, wallet, json }) => {
+            let key = wallet.key()?;
+            let address = key.public();
+            balance(json, &market.with(key)?.unbond(&address, amount).await?);
+        }
         Command::Faucet { amount, market, wallet, json } => {
             let key = wallet.key()?;
             let address = key.public();
@@ -138,5 +167,8 @@ fn balance(json: bool, account: &api::Account) {
         ("in escrow", tokens(account.escrowed)),
         ("earned", tokens(account.earned)),
         ("spent", tokens(account.spent)),
+        ("stake", tokens(account.bonded)),
+        ("stake on its way back", tokens(account.unbonding)),
+        ("rewards", tokens(account.rewarded)),
     ]);
 }

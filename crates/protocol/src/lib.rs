@@ -46,6 +46,29 @@ pub mod decimal {
         let canonical = text == "0" || (text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0'));
         if canonical { text.parse().ok() } else { None }
     }
+
+    /// The same for a number that may be absent.
+    pub mod option {
+        use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+        /// Writes the number in decimal digits.
+        pub fn serialize<S: Serializer>(value: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => serializer.collect_str(value),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        /// Reads decimal digits.
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+            let text = Option::<std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+            let number = |text: std::borrow::Cow<'_, str>| {
+                super::parse(&text)
+                    .ok_or_else(|| D::Error::custom(format!("expected decimal digits, found {text:?}")))
+            };
+            text.map(number).transpose()
+        }
+    }
 }
 
 /// A newtype whose JSON form is the string that `Display` writes and `FromStr` reads.

@@ -1,6 +1,6 @@
 //! Login and wallets.
 
-use api::{Account, Challenge, ChallengeRequest, DepositRequest, LoginRequest, Session, code};
+use api::{Account, Challenge, ChallengeRequest, DepositRequest, LoginRequest, Session, StakeRequest, code};
 use axum::{
     Json,
     extract::State,
@@ -45,6 +45,47 @@ pub async fn login(
     responses((status = 200, body = Account), Problems))]
 pub async fn account(State(app): State<Shared>, Id(id): Id<PublicKey>) -> Result<Json<Account>, Failure> {
     Ok(Json(app.committer.query(move |state, _| view::account(state, id)).await?))
+}
+
+/// Only the wallet itself moves its stake.
+fn check_wallet(caller: Caller, account: PublicKey) -> Result<(), Failure> {
+    if caller.account == account && caller.key == account {
+        return Ok(());
+    }
+    let detail = format!("the token is not that of the wallet {account}");
+    Err(Failure::new(code::FORBIDDEN, detail, "log in with the wallet's own key"))
+}
+
+/// Set tokens aside as stake
+#[utoipa::path(post, path = "/v1/accounts/{id}/bond", tag = "accounts", operation_id = "bond",
+    params(("id" = PublicKey, Path, description = "The wallet")),
+    request_body = StakeRequest, security(("token" = [])),
+    responses((status = 200, body = Account), Problems))]
+pub async fn bond(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(account): Id<PublicKey>,
+    JsonBody(StakeRequest { amount }): JsonBody<StakeRequest>,
+) -> Result<Json<Account>, Failure> {
+    check_wallet(caller, account)?;
+    let command = Command::Bond { account, amount };
+    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
+}
+
+/// Ask for stake back: it is free after the market's delay
+#[utoipa::path(post, path = "/v1/accounts/{id}/unbond", tag = "accounts", operation_id = "unbond",
+    params(("id" = PublicKey, Path, description = "The wallet")),
+    request_body = StakeRequest, security(("token" = [])),
+    responses((status = 200, body = Account), Problems))]
+pub async fn unbond(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(account): Id<PublicKey>,
+    JsonBody(StakeRequest { amount }): JsonBody<StakeRequest>,
+) -> Result<Json<Account>, Failure> {
+    check_wallet(caller, account)?;
+    let command = Command::Unbond { account, amount };
+    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
 }
 
 /// Get test tokens, where the market has a faucet

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
-    GraphRequest, IterateRequest, Job, JobRequest, Page, ResumeRequest, StageInput, StageRequest,
-    SubmitRequest, Unit, Until, code,
+    GraphRequest, IterateRequest, Job, JobRequest, Page, Quote, RatingRequest, ResumeRequest, StageInput,
+    StageRequest, SubmitRequest, Unit, Until, code,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use engine::{Answer, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork};
@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 
 use super::{
     PAGE_DEFAULT, PAGE_MAX, Problems, Shared,
-    extract::{Asked, Id, IdempotencyKey, RawBody, parse},
+    extract::{Asked, Id, IdempotencyKey, JsonBody, RawBody, parse},
 };
 use crate::{auth::Caller, failure::Failure, view};
 
@@ -55,7 +55,7 @@ pub async fn submit(
     let spec = accept(&app, &request).await?;
     let (owner, budget) = (caller.account, request.budget);
     let room = app.quotas.job(&app.committer, owner, spec.units(), key.map(|(key, _)| key)).await?;
-    let submission = Submission { owner, spec, quoted: vec![], budget, key };
+    let submission = Submission { owner, spec, quoted: quoted(&request), budget, key };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => view::job(state, id, now),
@@ -102,7 +102,59 @@ async fn accept(app: &Shared, request: &GraphRequest) -> Result<JobSpec, Failure
     let in_ms = request.deadline_in_s.map(|seconds| u64::from(seconds) * 1_000);
     spec.deadline_ms = in_ms.map(|in_ms| crate::time::now_ms() + in_ms);
     spec.attempts_max = request.attempts_max;
+    set_class(&mut spec, request);
     Ok(spec)
+}
+
+/// The stages that pay the market's price.
+fn quoted(request: &GraphRequest) -> Vec<u32> {
+    (0..)
+        .zip(&request.stages)
+        .filter(|(_, stage)| stage.unit_price.is_none())
+        .map(|(number, _)| number)
+        .collect()
+}
+
+fn set_class(spec: &mut JobSpec, request: &GraphRequest) {
+    spec.priority = match request.priority {
+        api::Priority::Low => engine::Priority::Low,
+        api::Priority::Normal => engine::Priority::Normal,
+        api::Priority::High => engine::Priority::High,
+        api::Priority::Urgent => engine::Priority::Urgent,
+    };
+    spec.royalty =
+        request.royalty.map(|royalty| engine::Royalty { account: royalty.account, bps: royalty.bps });
+}
+
+/// Ask what a job would cost
+///
+/// The same request as for submitting it. Only the kernels must have been uploaded; nothing is kept, and the price may be
+/// another one a moment later: a budget on the submission makes sure.
+#[utoipa::path(post, path = "/v1/quotes", tag = "jobs", operation_id = "quote",
+    request_body = SubmitRequest, security(("token" = [])),
+    responses((status = 200, body = Quote), Problems))]
+pub async fn quote(
+    State(app): State<Shared>,
+    _caller: Caller,
+    RawBody(body): RawBody,
+) -> Result<Json<Quote>, Failure> {
+    let _permit = app.submissions.acquire().await.map_err(Failure::internal)?;
+    let request = read(&body)?;
+    check_names(&request)?;
+    let mut stages = Vec::with_capacity(request.stages.len());
+    for (number, stage) in request.stages.iter().enumerate() {
+        let plan = compile(&app, &stage.manifest, Field { request: &request, number }).await?;
+        stages.push(stage_spec(&request, stage, &plan, Hash([0; 32]))?);
+    }
+    let kind = request.stages[0].manifest.kind;
+    let first = stages.remove(0);
+    let mut spec = JobSpec::plain(request.name.clone(), kind, String::new(), first);
+    spec.stages.extend(stages);
+    spec.iterate = request.iterate.as_ref().map(|iterate| iterate_spec(&request, iterate)).transpose()?;
+    set_class(&mut spec, &request);
+    let asked = quoted(&request);
+    let found = app.committer.query(move |state, now| view::quote(&state.quote(&spec, &asked, now)));
+    Ok(Json(found.await?))
 }
 
 /// Where a field of a stage is in the request as it was sent.
@@ -318,7 +370,7 @@ fn stage_spec(
         manifest,
         inputs: stage.inputs.iter().map(input).collect::<Result<_, Failure>>()?,
         units: stage.units,
-        unit_price: stage.unit_price,
+        unit_price: stage.unit_price.unwrap_or_default(),
         package_units: stage.package_units,
         time_ms_max: plan.time_ms_max,
         requirements: Requirements {
@@ -407,7 +459,7 @@ fn unknown(id: JobId) -> Failure {
     params(("id" = JobId, Path, description = "The job")),
     responses((status = 200, body = Job), Problems))]
 pub async fn get(State(app): State<Shared>, Id(id): Id<JobId>) -> Result<Json<Job>, Failure> {
-    let job = app.committer.query(move |state, now| view::job(state, id, now)).await?;
+    let job = app.committer.query(move |state, now| view::job_in_queue(state, id, now)).await?;
     job.map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -557,4 +609,20 @@ fn runs_asked(spec: &JobSpec, asked: &UnitsAsked) -> Result<Vec<(u64, u64)>, Fai
         })
     });
     Ok(runs.collect())
+}
+
+/// Rate a worker that computed for the job, once
+#[utoipa::path(post, path = "/v1/jobs/{id}/ratings", tag = "jobs", operation_id = "rate",
+    params(("id" = JobId, Path, description = "The job")),
+    request_body = RatingRequest, security(("token" = [])),
+    responses((status = 200, body = Job), Problems))]
+pub async fn rate(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(id): Id<JobId>,
+    JsonBody(RatingRequest { worker, stars }): JsonBody<RatingRequest>,
+) -> Result<Json<Job>, Failure> {
+    let command = Command::Rate { job: id, by: caller.account, worker, stars };
+    let job = app.committer.decide(command, move |state, now, _| view::job(state, id, now)).await?;
+    job.map(Json).ok_or_else(|| unknown(id))
 }

@@ -179,6 +179,9 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(accounts::login))
         .routes(routes!(accounts::account))
         .routes(routes!(accounts::deposit))
+        .routes(routes!(accounts::bond))
+        .routes(routes!(accounts::unbond))
+        .routes(routes!(jobs::rate))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
@@ -197,8 +200,10 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(payments::ledger))
         .routes(routes!(events::events))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
-    let submission =
-        OpenApiRouter::new().routes(routes!(jobs::submit)).layer(DefaultBodyLimit::max(SUBMISSION_BYTES_MAX));
+    let submission = OpenApiRouter::new()
+        .routes(routes!(jobs::submit))
+        .routes(routes!(jobs::quote))
+        .layer(DefaultBodyLimit::max(SUBMISSION_BYTES_MAX));
     let receipts = OpenApiRouter::new()
         .routes(routes!(receipts::receipts))
         .layer(DefaultBodyLimit::max(RECEIPTS_BYTES_MAX));

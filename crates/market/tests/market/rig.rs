@@ -264,6 +264,8 @@ impl Person {
                 expect: None,
             }],
             unit_price: Amount(1000),
+            priority: Default::default(),
+            royalty: None,
             budget: None,
             package_units: Some(2),
             deadline_in_s: None,
