@@ -277,7 +277,7 @@ impl World {
             units,
             inputs: vec![InputSplit { blob, offset: 0, stride: 4, length: 4 }],
             joins: vec![],
-            unit_price: Amount(1000),
+            unit_price: Some(Amount(1000)),
             priority: Default::default(),
             royalty: None,
             budget: None,

@@ -85,7 +85,7 @@ package_units = 4
     let manifest = &job.manifest;
     assert_eq!((manifest.version, manifest.kind), (1, JobKind::Training));
     assert_eq!((job.units, job.inputs.len(), job.joins.len()), (1, 0, 0));
-    assert_eq!((job.unit_price, job.budget), (Amount(2_000_000_000), Some(Amount(7_500_000_000))));
+    assert_eq!((job.unit_price, job.budget), (Some(Amount(2_000_000_000)), Some(Amount(7_500_000_000))));
     assert_eq!((job.package_units, manifest.verify), (Some(4), Verify::Quorum { agree: 3 }));
     let kernel = &manifest.program.kernels["k"];
     assert_eq!((kernel.blob, &kernel.entry[..]), (Hash::of(b"fn start() {}"), "start"));

@@ -106,7 +106,6 @@ fn values_of_the_wrong_type_are_refused() {
 fn missing_keys_are_named() {
     use Code::MissingKey;
     check("kernel = \"double\"\n", "", "[[passes]]", MissingKey, "\"kernel\" is missing", "");
-    check("[pay]\nunit_price = \"0.001\"\n", "", "version", MissingKey, "\"pay\" is missing", "");
 }
 
 #[test]

@@ -263,7 +263,7 @@ impl Person {
                 parameters: vec![],
                 expect: None,
             }],
-            unit_price: Amount(1000),
+            unit_price: Some(Amount(1000)),
             priority: Default::default(),
             royalty: None,
             budget: None,
