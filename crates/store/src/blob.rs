@@ -1320,7 +1320,7 @@ mod tests {
             let server = s3_server(folder.path()).await;
             let open = || open_bucket(server, "plexus", "secret", keys);
             let mut total = 0;
-            for length in [0, 1, 70_000, S3_PART_BYTES, 2 * S3_PART_BYTES + 17] {
+            for length in [0, 1, 70_000, S3_PART_BYTES, S3_PART_BYTES + 17] {
                 let store = open().await.expect("opens");
                 let bytes = pattern(length);
                 let hash = Hash::of(&bytes);

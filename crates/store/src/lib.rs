@@ -1,8 +1,10 @@
-//! What a market keeps on disk: the journal, the read model that follows it, and the blobs.
+//! What a market keeps: the journal, who leads, the read model that follows the journal, snapshots, and the blobs.
 //!
 //! The [`Journal`] is the truth: groups of encoded events in order, one row a group, durable once `append` returns. The
-//! [`ReadModel`] is an index over it for lists and statements; it can be deleted and is rebuilt. The [`BlobStore`] holds
-//! inputs, kernels and outputs by the SHA-256 of their bytes.
+//! [`ReadModel`] is an index over it for lists and statements, and [`Snapshots`] shorten its replay; both can be deleted and are
+//! made again. [`Leaders`] tells the processes of one market about one another. All four are at a [`Location`]: SQLite files, or a
+//! server that speaks PostgreSQL's protocol. The [`BlobStore`] holds inputs, kernels and outputs by the SHA-256 of their bytes,
+//! in a folder or on S3, encrypted where there are [`BlobKeys`].
 //!
 //! The crate neither knows what an event means nor decides anything: the market hands it bytes and rows.
 

@@ -649,11 +649,11 @@ mod tests {
         ];
         Movement {
             kind: KINDS[(seed % 5) as usize],
-            job: (seed % 3 > 0).then_some(JobId(seed % 4)),
-            package: (seed % 7 == 0).then_some(PackageId(seed)),
-            worker: (seed % 2 == 0).then_some(BOB),
+            job: (!seed.is_multiple_of(3)).then_some(JobId(seed % 4)),
+            package: seed.is_multiple_of(7).then_some(PackageId(seed)),
+            worker: seed.is_multiple_of(2).then_some(BOB),
             amount: Amount(seed.wrapping_mul(u64::MAX / 11)),
-            ..paid(seq, part, if seed % 2 == 0 { ADA } else { BOB }, 0)
+            ..paid(seq, part, if seed.is_multiple_of(2) { ADA } else { BOB }, 0)
         }
     }
 
@@ -672,7 +672,7 @@ mod tests {
             for (n, (changes, again)) in stretches.iter().enumerate() {
                 let mut batch = Batch::default();
                 for (part, (seed, text)) in changes.iter().enumerate() {
-                    let owner = if seed % 2 == 0 { ADA } else { BOB };
+                    let owner = if seed.is_multiple_of(2) { ADA } else { BOB };
                     match seed % 4 {
                         0 => batch.job(job(*seed, owner, text)),
                         1 => batch.job_ended(JobId(seed - 1), (seed % 6) as u8, *seed),

@@ -35,9 +35,9 @@ const COLLISIONS_MAX: u32 = 20;
 
 /// A connection, made again when it breaks.
 pub(crate) struct Server {
-    url: ServerUrl,
+    url: Box<ServerUrl>,
     tls: Option<MakeRustlsConnect>,
-    inner: RefCell<Inner>,
+    inner: Box<RefCell<Inner>>,
 }
 
 struct Inner {
@@ -113,8 +113,8 @@ impl Server {
             .enable_all()
             .build()
             .map_err(|source| StoreError::Unreachable { at: url.to_string(), source: source.into() })?;
-        let inner = RefCell::new(Inner { runtime: Some(runtime), session: None });
-        let server = Self { url: url.clone(), tls, inner };
+        let inner = Box::new(RefCell::new(Inner { runtime: Some(runtime), session: None }));
+        let server = Self { url: Box::new(url.clone()), tls, inner };
         {
             let inner = &mut *server.inner.borrow_mut();
             let session = inner.runtime().block_on(server.login())?;

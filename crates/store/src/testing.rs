@@ -218,7 +218,7 @@ fn unprivileged_user() -> (u32, u32) {
     let find = |name: &str| {
         users.lines().find_map(|line| {
             let mut fields = line.split(':');
-            (fields.next() == Some(name)).then(|| ())?;
+            (fields.next() == Some(name)).then_some(())?;
             Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
         })
     };

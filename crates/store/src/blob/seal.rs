@@ -287,7 +287,7 @@ mod tests {
         assert!(matches!(BlobKeys::parse(" # none\n"), Err(BlobKeysError::Empty)));
         for wrong in [&OLD[1..], &format!("{OLD}00"), "x", &format!("+{}", &OLD[1..])] {
             let text = format!("{NEW}\n{wrong}");
-            let error = BlobKeys::parse(&text).err().expect("no key");
+            let error = BlobKeys::parse(&text).expect_err("no key");
             assert!(matches!(error, BlobKeysError::Malformed { number: 2 }), "{wrong}");
             assert!(!error.to_string().contains(wrong) || wrong == "x");
         }
