@@ -14,6 +14,7 @@
 //! No rule is decided here: who may do what, who is paid and why something waits is the engine's.
 
 mod auth;
+mod collector;
 mod committer;
 mod failure;
 mod follower;
@@ -32,6 +33,7 @@ mod serve;
 mod snapshots;
 mod time;
 mod tls;
+mod uploads;
 mod view;
 
 use std::{
@@ -56,6 +58,7 @@ use tokio::{
 };
 
 use crate::{
+    collector::Collector,
     committer::{Committer, Founding, Group, Refusal, Replayed},
     follower::Follower,
     forward::Forwarder,
@@ -65,14 +68,16 @@ use crate::{
     metrics::Metrics,
     projection::{Changes, Projection},
     tls::Certificates,
+    uploads::Uploads,
 };
 
+pub use collector::CollectError;
 pub use http::openapi;
 pub use keys::KeyFileError;
 pub use leadership::{Leader, Standing};
 pub use limits::Limits;
 pub use quotas::Quotas;
-pub use store::{Location, StoreError};
+pub use store::{BlobKeys, BlobKeysError, Collected, Location, S3Options, StoreError};
 pub use tls::{TlsError, TlsFiles};
 
 /// Makes a span part of the trace that a `traceparent` header names (W3C Trace Context).
@@ -100,6 +105,12 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// The folder with the blobs, the same for all processes; `blobs` in the data folder when absent.
     pub blobs_dir: Option<PathBuf>,
+    /// The bucket with the blobs, instead of a folder.
+    pub blobs_s3: Option<S3Options>,
+    /// Encrypts blobs at rest; they are stored as they come when absent.
+    pub blob_keys: Option<BlobKeys>,
+    /// How long blobs are kept that no unfinished job names, a day at least.
+    pub blobs_keep: Duration,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Its public names, with port where it is not 80: what clients may call it when they log in. Loopback and the address it
@@ -138,6 +149,9 @@ impl Config {
             advertise: None,
             key_file: None,
             blobs_dir: None,
+            blobs_s3: None,
+            blob_keys: None,
+            blobs_keep: Duration::from_secs(30 * 24 * 3600),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             hosts: Vec::new(),
             faucet: None,
@@ -239,6 +253,7 @@ pub struct Market {
     key: SecretKey,
     committer: Committer,
     blobs: Arc<BlobStore>,
+    collector: Collector,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
@@ -263,8 +278,11 @@ impl Market {
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
-            place: BlobPlace::Folder(blobs_dir.clone()),
-            keys: None,
+            place: match config.blobs_s3.clone() {
+                Some(bucket) => BlobPlace::S3(bucket),
+                None => BlobPlace::Folder(blobs_dir.clone()),
+            },
+            keys: config.blob_keys.clone(),
             blob_bytes_max: config.blob_bytes_max,
             total_bytes_max: config.blobs_bytes_max,
         });
@@ -323,6 +341,16 @@ impl Market {
             let watch = certificates.clone().watch(metrics.clone(), stopped.clone());
             tasks.push(tokio::spawn(watch));
         }
+        let collector = Collector {
+            blobs: blobs.clone(),
+            committer: committer.clone(),
+            metrics: metrics.clone(),
+            keep: config.blobs_keep,
+            own: Hash::of(mark(&secrets).as_bytes()),
+        };
+        tasks.push(tokio::spawn(collector.clone().run(stopped.clone())));
+        let uploads = Arc::new(Uploads::open(config.data_dir.join("uploads.json"), config.blobs_keep));
+        tasks.push(tokio::spawn(uploads.clone().keep(stopped.clone())));
         let key = secrets.key.clone();
         let host = config.hosts.first().cloned();
         let app = http::App {
@@ -334,7 +362,7 @@ impl Market {
             secrets,
             metrics,
             limiter: limits::Limiter::new(config.limits),
-            quotas: quotas::Keeper::new(config.quotas),
+            quotas: quotas::Keeper::new(config.quotas, uploads),
             adopt_parent: config.adopt_parent,
             faucet: config.faucet,
             stop: stopped.clone(),
@@ -367,6 +395,7 @@ impl Market {
             key,
             committer,
             blobs,
+            collector,
             stop,
             server,
             tasks,
@@ -424,6 +453,12 @@ impl Market {
         self.committer.status().standing.subscribe()
     }
 
+    /// Removes blobs that nothing needs and that nobody stored or asked for during the last `age_min`; it happens by itself every
+    /// few hours.
+    pub async fn collect_blobs(&self, age_min: Duration) -> Result<Collected, CollectError> {
+        self.collector.collect(age_min).await
+    }
+
     /// Waits until the market cannot go on: a rule of its own was broken, or another process writes its journal though none may.
     /// Only a new start helps.
     pub async fn failed(&self) {
@@ -453,6 +488,7 @@ impl Market {
             task.abort();
             let _ = task.await;
         }
+        drop(self.collector);
         drop(self.committer);
         let threads = self.threads;
         let joined =
@@ -562,6 +598,11 @@ fn advertised(url: Option<String>, addr: SocketAddr, tls: bool) -> Result<String
     if plain { Ok(url.trim_end_matches('/').to_owned()) } else { Err(StartError::Advertise { url }) }
 }
 
+/// A blob that says whose blobs they are.
+fn mark(secrets: &Secrets) -> String {
+    format!("The blobs of the Plexus market {}.\n", secrets.key.public())
+}
+
 /// Makes sure that the blobs are those of the market's other processes: the first process left a mark among them.
 async fn check_shared(
     blobs: &BlobStore,
@@ -569,7 +610,7 @@ async fn check_shared(
     founded: bool,
     path: PathBuf,
 ) -> Result<(), StartError> {
-    let mark = format!("The blobs of the Plexus market {}.\n", secrets.key.public());
+    let mark = mark(secrets);
     let hash = Hash::of(mark.as_bytes());
     if blobs.length(&hash).await?.is_some() {
         return Ok(());

@@ -86,6 +86,12 @@ pub struct Metrics {
     pub blob_bytes_in: Counter,
     /// Blob bytes given out.
     pub blob_bytes_out: Counter,
+    /// Blobs that nothing needed any more.
+    pub blobs_collected: Counter,
+    /// Their bytes.
+    pub blob_bytes_collected: Counter,
+    /// Blobs that were encrypted with the newest key after the fact.
+    pub blobs_resealed: Counter,
     /// Comparisons by tolerance.
     pub comparisons: Counter,
     /// Logins.
@@ -149,6 +155,9 @@ impl Default for Metrics {
         let units = counter("units_committed", "Units committed by receipts");
         let blob_bytes_in = counter("blob_received_bytes", "Blob bytes taken");
         let blob_bytes_out = counter("blob_sent_bytes", "Blob bytes given out");
+        let blobs_collected = counter("blobs_collected", "Blobs removed because nothing needed them");
+        let blob_bytes_collected = counter("blob_collected_bytes", "Bytes of blobs removed");
+        let blobs_resealed = counter("blobs_resealed", "Blobs encrypted anew with the newest key");
         let comparisons = counter("comparisons", "Outputs compared by tolerance");
         let logins = counter("logins", "Logins");
         let takeovers = counter("takeovers", "Times this process took the market over from another");
@@ -224,6 +233,9 @@ impl Default for Metrics {
             units,
             blob_bytes_in,
             blob_bytes_out,
+            blobs_collected,
+            blob_bytes_collected,
+            blobs_resealed,
             comparisons,
             logins,
             listeners,

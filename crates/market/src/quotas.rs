@@ -13,7 +13,7 @@ use api::code;
 use engine::State;
 use protocol::{Hash, PublicKey};
 
-use crate::{committer::Committer, failure::Failure};
+use crate::{committer::Committer, failure::Failure, uploads::Uploads};
 
 /// Accounts whose bounds are remembered.
 const ACCOUNTS_MAX: usize = 16 * 1024;
@@ -27,12 +27,19 @@ pub struct Quotas {
     pub units_waiting_max: u64,
     /// Workers that are paid to it and are not gone.
     pub workers_max: u64,
+    /// Bytes of blobs that it stored first, in the days for which blobs are kept.
+    pub blob_bytes_max: u64,
 }
 
 impl Default for Quotas {
     /// Far above what anybody does by hand; what they bound is the memory that one account may take.
     fn default() -> Self {
-        Self { jobs_unfinished_max: 100_000, units_waiting_max: 1_000_000_000, workers_max: 20_000 }
+        Self {
+            jobs_unfinished_max: 100_000,
+            units_waiting_max: 1_000_000_000,
+            workers_max: 20_000,
+            blob_bytes_max: 0,
+        }
     }
 }
 
@@ -87,6 +94,7 @@ struct Bound {
 pub struct Keeper {
     quotas: Quotas,
     bounds: Arc<Mutex<HashMap<PublicKey, Bound>>>,
+    uploads: Arc<Uploads>,
 }
 
 /// Room that was taken. It is given back unless it is [used](Room::used).
@@ -122,8 +130,24 @@ impl Drop for Room {
 
 impl Keeper {
     /// With nobody known.
-    pub fn new(quotas: Quotas) -> Self {
-        Self { quotas, bounds: Arc::default() }
+    pub fn new(quotas: Quotas, uploads: Arc<Uploads>) -> Self {
+        Self { quotas, bounds: Arc::default(), uploads }
+    }
+
+    /// Whether an account may store so many bytes more. An upload that was begun is not broken off.
+    pub fn check_blob(&self, account: &PublicKey, bytes: u64) -> Result<(), Failure> {
+        let max = self.quotas.blob_bytes_max;
+        let used = if max == 0 { 0 } else { self.uploads.used(account) };
+        if max == 0 || used.saturating_add(bytes) <= max {
+            return Ok(());
+        }
+        let fix = "wait until what nobody needs is collected; blobs that are there already need not be sent";
+        Err(exceeded("blob_mib_max", used >> 20, bytes.div_ceil(1 << 20), max >> 20, fix))
+    }
+
+    /// An account stored a blob that was not there.
+    pub fn stored_blob(&self, account: PublicKey, bytes: u64) {
+        self.uploads.add(account, bytes);
     }
 
     /// Room for a job. A submission that was taken before needs none: `known` asks the state.
@@ -195,7 +219,7 @@ impl Keeper {
     }
 
     fn within(&self, held: Held, wanted: Held) -> Result<(), Failure> {
-        let Quotas { jobs_unfinished_max, units_waiting_max, workers_max } = self.quotas;
+        let Quotas { jobs_unfinished_max, units_waiting_max, workers_max, .. } = self.quotas;
         let check = |quota, held: u64, wanted: u64, max: u64, fix| {
             let fits = wanted == 0 || max == 0 || held.saturating_add(wanted) <= max;
             if fits { Ok(()) } else { Err(exceeded(quota, held, wanted, max, fix)) }

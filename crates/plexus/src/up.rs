@@ -120,6 +120,7 @@ impl Options {
                 folder: self.blobs,
                 blob_mib_max: self.blob_mib_max,
                 total_mib_max: self.blobs_mib_max,
+                ..settings::Blobs::default()
             },
             telemetry: Telemetry {
                 log: self.log,

@@ -363,7 +363,7 @@ export class Client {
         // After a 502 or 504 nobody knows whether it was done, so that only what may be done twice is repeated.
         const passing =
           error instanceof UnreachableError ||
-          (error instanceof ProblemError && [502, 503, 504].includes(error.problem.status));
+          (error instanceof ProblemError && [429, 502, 503, 504].includes(error.problem.status));
         if (!passing || repeat >= repeats) throw error;
         await pause(200 * 2 ** repeat, options.signal);
       }

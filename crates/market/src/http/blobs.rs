@@ -39,7 +39,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
     responses((status = 201, description = "The blob is there"), Problems))]
 pub async fn put(
     State(app): State<Shared>,
-    _caller: Caller,
+    caller: Caller,
     Extension(payer): Extension<Payer>,
     Id(hash): Id<Hash>,
     headers: HeaderMap,
@@ -49,6 +49,10 @@ pub async fn put(
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > bytes_max) {
         return Err(BlobError::TooLarge { bytes_max }.into());
+    }
+    let is_new = app.blobs.length(&hash).await?.is_none();
+    if is_new {
+        app.quotas.check_blob(&caller.account, announced.unwrap_or(1))?;
     }
     let mut upload = app.blobs.upload(hash).await?;
     let mut stream = body.into_data_stream();
@@ -70,6 +74,9 @@ pub async fn put(
     let length = upload.finish().await?;
     app.metrics.blob_bytes_in.inc_by(length);
     payer.charge(&app, length);
+    if is_new {
+        app.quotas.stored_blob(caller.account, length);
+    }
     Ok(StatusCode::CREATED)
 }
 
@@ -82,7 +89,7 @@ pub async fn put(
     responses((status = 200, body = BlobsAnswer), Problems))]
 pub async fn put_all(
     State(app): State<Shared>,
-    _caller: Caller,
+    caller: Caller,
     Extension(payer): Extension<Payer>,
     RawBody(batch): RawBody,
 ) -> Result<Json<BlobsAnswer>, Failure> {
@@ -90,9 +97,12 @@ pub async fn put_all(
         let fix = "send count, lengths and bytes as /v1/openapi.json says; larger blobs go one by one";
         Failure::new(code::REQUEST_INVALID, error.to_string(), fix)
     })?;
+    // Counted as if all were new: they are small, and asking for each costs more than it is worth.
+    app.quotas.check_blob(&caller.account, batch.len() as u64)?;
     let blobs = app.blobs.put_all(ranges.into_iter().map(|range| batch.slice(range)).collect()).await?;
     app.metrics.blob_bytes_in.inc_by(batch.len() as u64);
     payer.charge(&app, batch.len() as u64);
+    app.quotas.stored_blob(caller.account, batch.len() as u64);
     Ok(Json(BlobsAnswer { blobs }))
 }
 

@@ -87,7 +87,7 @@ async fn blob_bytes_are_paid_for_after_they_went_over_the_wire() {
 #[tokio::test]
 async fn quotas_name_what_is_used_and_make_room_again() {
     let rig = Rig::start_with(|config| {
-        config.quotas = Quotas { jobs_unfinished_max: 2, units_waiting_max: 10, workers_max: 2 };
+        config.quotas = Quotas { jobs_unfinished_max: 2, units_waiting_max: 10, ..Quotas::default() };
     })
     .await;
     let (ada, bob) = (rig.rich(1).await, rig.rich(2).await);
@@ -155,4 +155,58 @@ async fn every_answer_carries_its_requests_id() {
     assert_eq!(id(Some("mine-1")).await, "mine-1");
     let (first, second) = (id(None).await, id(Some("not one")).await);
     assert!(first.len() == 16 && second.len() == 16 && first != second, "{first} {second}");
+}
+
+#[tokio::test]
+async fn an_account_stores_so_many_bytes_and_what_is_there_already_costs_nothing() {
+    let rig = Rig::start_with(|config| {
+        config.quotas = Quotas { blob_bytes_max: 1 << 20, ..Quotas::default() };
+    })
+    .await;
+    let (ada, bob) = (rig.person(1).await, rig.person(2).await);
+    let bytes = vec![7; 900_000];
+    ada.upload(&bytes).await;
+    let more = vec![8; 900_000];
+    let problem = bad(ada.put(&protocol::Hash::of(&more), &more).await).await;
+    assert_eq!(
+        (problem.code.as_str(), problem.field.as_deref()),
+        (code::QUOTA_EXCEEDED, Some("blob_mib_max"))
+    );
+    ada.upload(&bytes).await;
+    bob.upload(&bytes).await;
+    bob.upload(&more).await;
+    ada.upload(&more).await;
+}
+
+#[tokio::test]
+async fn only_blobs_that_nothing_needs_are_collected() {
+    let rig = Rig::start().await;
+    let ada = rig.rich(1).await;
+    let lost = ada.upload(b"nobody needs this").await;
+    let job = ada.submit(&ada.doubling(4).await).await;
+    ada.announce("one").await;
+    let answer = ada.lease("one", 1, 0).await;
+    let there = async |blob: &protocol::Hash| {
+        let response = rig.http.head(rig.url(&format!("/v1/blobs/{blob}"))).send().await.expect("an answer");
+        response.status().is_success()
+    };
+    let receipt = ada.compute(rig.market.key().public(), &answer.leases[0], crate::rig::doubled).await;
+    ada.commit(vec![receipt]).await;
+    // Nothing is old enough.
+    let day = std::time::Duration::from_secs(24 * 3600);
+    assert_eq!(rig.market.collect_blobs(day).await.expect("collected").blobs, 0);
+    assert!(there(&lost).await);
+    // Seconds are what blobs are dated in: the next one comes soon.
+    let zero = std::time::Duration::ZERO;
+    let collected = crate::rig::until(
+        async || rig.market.collect_blobs(zero).await.expect("collected"),
+        |collected| collected.blobs > 0,
+    )
+    .await;
+    assert_eq!((collected.blobs, collected.bytes), (1, 17));
+    assert!(!there(&lost).await);
+    // The job still runs to its end, and its result can be fetched.
+    let shown: api::Job = rig.get(&format!("/v1/jobs/{}", job.id)).await;
+    assert_eq!(shown.id, job.id);
+    assert!(there(&shown.manifest).await);
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use market::{Config, Limits, Location, Quotas, StoreError, TlsFiles};
+use market::{BlobKeys, Config, Limits, Location, Quotas, S3Options, StoreError, TlsFiles};
 use protocol::Amount;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -26,6 +26,9 @@ const FAUCET_MAX: Amount = Amount(1_000_000 * protocol::BASE_UNITS_PER_TOKEN);
 /// A file of settings is never longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
+const DAY_S: u64 = 24 * 3600;
+/// The keys of blobs themselves, where there is no file with them.
+const BLOB_KEYS: &str = "PLEXUS_BLOB_KEYS";
 
 /// Declares a table of optional keys.
 macro_rules! table {
@@ -75,6 +78,12 @@ table! {
     /// Where blobs are, and how large.
     Blobs {
         folder: PathBuf,
+        s3_bucket: String,
+        s3_prefix: String,
+        s3_region: String,
+        s3_endpoint: String,
+        key_file: PathBuf,
+        keep_days: u64,
         blob_mib_max: u64,
         total_mib_max: u64,
     }
@@ -98,6 +107,7 @@ table! {
         jobs_unfinished_max: u64,
         units_waiting_max: u64,
         workers_max: u64,
+        blob_mib_max: u64,
     }
 }
 
@@ -173,7 +183,14 @@ impl Settings {
         let mut settings = Self::parse(&path.display().to_string(), &text)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let Settings { main, tls, blobs, .. } = &mut settings;
-        for named in [&mut main.data, &mut main.key, &mut tls.cert, &mut tls.key, &mut blobs.folder] {
+        for named in [
+            &mut main.data,
+            &mut main.key,
+            &mut tls.cert,
+            &mut tls.key,
+            &mut blobs.folder,
+            &mut blobs.key_file,
+        ] {
             *named = named.take().map(|path| folder.join(path));
         }
         if let Some(database) = &mut main.database
@@ -281,11 +298,13 @@ impl Settings {
         limits.blob_mib_per_s.get_or_insert(blob_bytes_per_s / MIB);
         limits.burst_s.get_or_insert(burst_s);
         limits.proxies.get_or_insert(proxies);
-        let Quotas { jobs_unfinished_max, units_waiting_max, workers_max } = defaults.quotas;
+        self.blobs.keep_days.get_or_insert(defaults.blobs_keep.as_secs() / DAY_S);
+        let Quotas { jobs_unfinished_max, units_waiting_max, workers_max, blob_bytes_max } = defaults.quotas;
         let quotas = &mut self.quotas;
         quotas.jobs_unfinished_max.get_or_insert(jobs_unfinished_max);
         quotas.units_waiting_max.get_or_insert(units_waiting_max);
         quotas.workers_max.get_or_insert(workers_max);
+        quotas.blob_mib_max.get_or_insert(blob_bytes_max / MIB);
         let telemetry = &mut self.telemetry;
         telemetry.log.get_or_insert_with(|| "warn".to_owned());
         telemetry.log_format.get_or_insert(LogFormat::Text);
@@ -304,9 +323,12 @@ impl Settings {
         Ok(self)
     }
 
-    /// As TOML, the way it could be read again. Secrets are in files, so that only their places are shown.
+    /// As TOML, the way it could be read again. Secrets are in files, of which the places are shown; the password in a database's
+    /// address is not.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("settings have string keys")
+        let mut shown = self.clone();
+        shown.main.database = shown.main.database.as_deref().map(without_password);
+        toml::to_string(&shown).expect("settings have string keys")
     }
 
     /// What the market is told of it. The settings must be [complete](Self::complete).
@@ -319,6 +341,14 @@ impl Settings {
         config.advertise = main.advertise;
         config.key_file = main.key;
         config.blobs_dir = blobs.folder;
+        config.blobs_s3 = blobs.s3_bucket.map(|bucket| S3Options {
+            bucket,
+            prefix: blobs.s3_prefix.unwrap_or_default(),
+            region: blobs.s3_region,
+            endpoint: blobs.s3_endpoint,
+        });
+        config.blob_keys = blob_keys(blobs.key_file.as_deref())?;
+        config.blobs_keep = Duration::from_secs(blobs.keep_days.ok_or_else(missing)?.saturating_mul(DAY_S));
         config.hosts = main.hosts.unwrap_or_default();
         config.faucet = main.faucet.unwrap_or_default().then_some(FAUCET_MAX);
         config.shutdown_max = main.shutdown_s.map_or(config.shutdown_max, Duration::from_secs);
@@ -338,6 +368,7 @@ impl Settings {
             jobs_unfinished_max: quotas.jobs_unfinished_max.ok_or_else(missing)?,
             units_waiting_max: quotas.units_waiting_max.ok_or_else(missing)?,
             workers_max: quotas.workers_max.ok_or_else(missing)?,
+            blob_bytes_max: quotas.blob_mib_max.ok_or_else(missing)?.saturating_mul(MIB),
         };
         for (name, value) in params {
             let set = config.params.set(&name, value);
@@ -347,6 +378,36 @@ impl Settings {
         }
         Ok(config)
     }
+}
+
+/// `scheme://user:password@host/…` with stars for the password.
+fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user, _) = rest.split_once(':')?;
+        // A password may hold an at sign itself; what follows the last one before the path is the host.
+        let (before, after) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (_, host) = before.rsplit_once('@')?;
+        Some(format!("{scheme}://{user}:***@{host}{after}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
+}
+
+/// The keys that blobs are encrypted with, from the file or else from the environment.
+fn blob_keys(file: Option<&Path>) -> Result<Option<BlobKeys>, Failure> {
+    let (read, place) = match file {
+        Some(file) => (BlobKeys::read_file(file), file.display().to_string()),
+        None => match std::env::var(BLOB_KEYS) {
+            Ok(text) => (BlobKeys::parse(&text), BLOB_KEYS.to_owned()),
+            Err(_) => return Ok(None),
+        },
+    };
+    read.map(Some).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Failure::new(format!("{place}: {error}{cause}"))
+            .code("config_invalid")
+            .fix("make a key with `openssl rand -hex 32`, one a line, the newest last")
+    })
 }
 
 /// A `postgres://` URL, or a file.
@@ -444,6 +505,22 @@ mod tests {
         // What is printed is read again as the same.
         let all = complete(Settings::parse("plexus.toml", example()).expect("the example"));
         assert_eq!(Settings::parse("printed.toml", &all.to_toml()).expect("TOML"), all);
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            ("postgres://ada:secret@db/plexus", "postgres://ada:***@db/plexus"),
+            (
+                "postgres://ada:s@cret@db:5432/plexus?sslmode=require",
+                "postgres://ada:***@db:5432/plexus?sslmode=require",
+            ),
+            ("postgres://ada@db/plexus", "postgres://ada@db/plexus"),
+            ("postgres://db:5432/plexus", "postgres://db:5432/plexus"),
+            ("journal.db", "journal.db"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 
     #[test]
