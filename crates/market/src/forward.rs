@@ -432,7 +432,7 @@ impl hyper::body::Body for Attempt {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.sent == 0 { self.source.lock().size.clone() } else { SizeHint::default() }
+        if self.sent == 0 { self.source.lock().size } else { SizeHint::default() }
     }
 }
 

@@ -7,6 +7,8 @@
 //!   event stream (live) ◀──────────────────────────────────────────────┘      judge: comparisons ──▶ opinions
 //! ```
 //!
+//! Several processes may serve one market ([`leadership`]): one leads, the others fold what it appends, and [`forward`] requests.
+//!
 //! The [`committer`] is one thread that owns the state: it decides what waits together, journals it as one group and only then
 //! answers. Handlers check whatever can be checked without the state beforehand, in parallel. The follower keeps the read model
 //! and tells the event stream what changed, so that no command waits for a list or a watcher.

@@ -127,12 +127,12 @@ impl Parking {
     }
 
     /// Takes one in, or gives it back when there is no room.
-    pub fn park(&mut self, parked: Parked, class: Class) -> Result<(), Parked> {
+    pub fn park(&mut self, parked: Parked, class: Class) -> Result<(), Box<Parked>> {
         if self.entries.len() >= PARKED_MAX {
             self.sweep(Instant::now());
         }
         if self.entries.len() >= PARKED_MAX {
-            return Err(parked);
+            return Err(Box::new(parked));
         }
         self.tickets += 1;
         self.deadlines.insert((parked.until, self.tickets));

@@ -9,7 +9,7 @@ use std::{
 use api::{Account, Health, Job, ReceiptResult, code};
 use market::{Config, Market, Standing, StartError};
 use protocol::{Amount, SecretKey};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use store::Location;
 use tempfile::TempDir;
@@ -238,6 +238,37 @@ async fn a_leader_whose_place_was_taken_answers_nothing_and_follows() {
     let answer = until(ask, |answer| answer.status().is_success()).await;
     let account: Account = good(answer).await;
     assert_eq!(account.available, Amount(TOKEN + u64::from(!refused)));
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_changes_are_refused_and_then_it_goes_on() {
+    let server = tokio::task::spawn_blocking(store::testing::PostgresServer::start).await.expect("a server");
+    let server = Arc::new(server);
+    let in_background = async |work: fn(&store::testing::PostgresServer)| {
+        let server = server.clone();
+        tokio::task::spawn_blocking(move || work(&server)).await.expect("no panic");
+    };
+    let url = {
+        let server = server.clone();
+        tokio::task::spawn_blocking(move || server.database()).await.expect("a database")
+    };
+    let Pair { a, b, .. } = Pair::start(Some(url.parse().expect("a URL"))).await;
+    let ada = b.person(1).await;
+    ada.deposit(TOKEN).await;
+    in_background(|server| server.crash()).await;
+    let path = format!("/v1/accounts/{}/deposit", ada.account);
+    let deposit = || {
+        let request = ada.request(Method::POST, &path).header(api::IDEMPOTENCY_KEY, "one deposit");
+        async { request.json(&json!({"amount": "1"})).send().await.expect("an answer") }
+    };
+    let refused = bad(deposit().await).await;
+    let codes = [code::STORAGE_UNAVAILABLE, code::NO_LEADER, code::OUTCOME_UNKNOWN];
+    assert!(codes.contains(&refused.code.as_str()), "{refused:?}");
+    assert_eq!(a.get::<Health>("/v1/health").await.status, "degraded");
+    in_background(|server| server.resume()).await;
+    // Whether it was done the first time or not: it is done once.
+    until(deposit, |answer| answer.status().is_success()).await;
+    assert_eq!(balance(&b, &ada).await, Amount(TOKEN + 1));
 }
 
 #[tokio::test]
