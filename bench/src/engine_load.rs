@@ -1,4 +1,5 @@
-//! A network's commands, given to the bare engine: no HTTP, no disk, one core.
+//! A network's commands, given to the bare engine: no HTTP, no disk, one core, and only the time that
+//! the thread computes is counted.
 
 use engine::{
     Answer, Command, Event, JobSpec, Params, Policy, Requirements, Stage, State, Submission, decide,

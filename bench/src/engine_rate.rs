@@ -1,12 +1,11 @@
 //! Decisions a second of the bare engine.
 
-use std::time::Instant;
-
 use engine::{Params, Requirements};
 
 use crate::{
     engine_load::{Network, key},
     report::Report,
+    stopwatch::Stopwatch,
 };
 
 const UNITS: u64 = 100_000;
@@ -20,7 +19,7 @@ pub fn measure(report: &mut Report) {
         network.announce(worker, crate::load::device());
     }
     network.submit(client, UNITS, 1, Requirements::default());
-    let (started, before) = (Instant::now(), network.decisions);
+    let (started, before) = (Stopwatch::start(), network.decisions);
     for worker in workers.into_iter().cycle() {
         if let Some(lease) = network.lease(worker) {
             network.commit(worker, lease);
@@ -28,7 +27,7 @@ pub fn measure(report: &mut Report) {
             break;
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
+    let seconds = started.seconds();
     let decisions = (network.decisions - before) as f64;
     report.add("bare engine, packages of one", decisions / seconds, "decisions/s", Some(">= 200000"));
     report.add("bare engine, packages of one", UNITS as f64 / seconds, "units/s", None);

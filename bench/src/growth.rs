@@ -4,14 +4,13 @@
 //! hold and ask for the next package. There are a hundred jobs, of which each provider's device fits some; a job that ends
 //! is followed by another.
 
-use std::time::Instant;
-
 use engine::Requirements;
 use protocol::{LeaseId, PublicKey};
 
 use crate::{
     engine_load::{Network, key, patient},
     report::Report,
+    stopwatch::Stopwatch,
 };
 
 const PROVIDERS: [u64; 4] = [100, 1_000, 10_000, 100_000];
@@ -65,7 +64,7 @@ fn cost_us(count: u64) -> f64 {
     for number in 0..JOBS {
         submit(&mut network, number);
     }
-    let (mut started, mut before) = (Instant::now(), network.decisions);
+    let (mut started, mut before) = (Stopwatch::start(), network.decisions);
     let mut measuring = false;
     let mut submitted = JOBS;
     loop {
@@ -74,7 +73,7 @@ fn cost_us(count: u64) -> f64 {
                 break;
             }
             measuring = true;
-            (started, before) = (Instant::now(), network.decisions);
+            (started, before) = (Stopwatch::start(), network.decisions);
         }
         let provider = &mut providers[random.below(count) as usize];
         match (random.below(3), provider.held.take()) {
@@ -92,7 +91,7 @@ fn cost_us(count: u64) -> f64 {
             }
         }
     }
-    started.elapsed().as_secs_f64() * 1e6 / (network.decisions - before) as f64
+    started.seconds() * 1e6 / (network.decisions - before) as f64
 }
 
 /// Numbers that look random and are the same in every run (SplitMix64).

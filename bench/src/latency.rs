@@ -25,6 +25,8 @@ use crate::{load, market::Market, report::Report};
 const WORKERS: u64 = 10_000;
 /// Logins at once.
 const LOGINS: usize = 16;
+/// Connections opened at once: the system keeps about a thousand until they are accepted, and resets what comes beyond.
+const CONNECTIONS: usize = 500;
 /// Submissions that are measured.
 const SUBMISSIONS: usize = 300;
 /// Units of the larger job.
@@ -42,10 +44,14 @@ pub async fn measure(report: &mut Report, plexus: &Path) -> Result<()> {
     let (leased, mut leases) = mpsc::unbounded_channel();
     let mut waiting = JoinSet::new();
     let authority = market.address.trim_start_matches("http://").to_owned();
-    for token in tokens {
-        waiting.spawn(wait(authority.clone(), token, leased.clone()));
+    let mut count = 0;
+    for tokens in tokens.chunks(CONNECTIONS) {
+        for token in tokens {
+            waiting.spawn(wait(authority.clone(), token.clone(), leased.clone()));
+        }
+        count += tokens.len() as u64;
+        all_wait(&market.address, count, &mut waiting).await?;
     }
-    all_wait(&market.address, &mut waiting).await?;
     let mut times = Vec::new();
     for _ in 0..SUBMISSIONS {
         let began = Instant::now();
@@ -55,7 +61,7 @@ pub async fn measure(report: &mut Report, plexus: &Path) -> Result<()> {
     }
     let metric = format!("submission to lease, {WORKERS} waiting workers, one unit");
     add(report, &metric, times, true);
-    all_wait(&market.address, &mut waiting).await?;
+    all_wait(&market.address, WORKERS, &mut waiting).await?;
     request.units = MANY;
     let began = Instant::now();
     owner.submit(&request).await?;
@@ -101,8 +107,8 @@ async fn log_in(address: &str) -> Result<Vec<String>> {
     Ok(tokens)
 }
 
-/// Returns once the market says that all workers wait.
-async fn all_wait(address: &str, waiting: &mut JoinSet<Result<()>>) -> Result<()> {
+/// Returns once the market says that this many workers wait.
+async fn all_wait(address: &str, workers: u64, waiting: &mut JoinSet<Result<()>>) -> Result<()> {
     let authority = address.trim_start_matches("http://");
     let request = format!("GET /metrics HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
     let began = Instant::now();
@@ -117,11 +123,11 @@ async fn all_wait(address: &str, waiting: &mut JoinSet<Result<()>>) -> Result<()
         let line = text.lines().find_map(|line| line.strip_prefix("plexus_lease_requests_waiting "));
         let count: u64 = line.context("no number of waiting requests")?.trim().parse()?;
         // Some are between two polls at any time.
-        if count >= WORKERS - WORKERS / 100 {
+        if count >= workers - workers / 100 {
             return Ok(());
         }
         if began.elapsed() > PATIENCE {
-            bail!("only {count} of {WORKERS} workers wait");
+            bail!("only {count} of {workers} workers wait");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -14,6 +14,7 @@ mod overhead;
 mod peers;
 mod report;
 mod restart;
+mod stopwatch;
 
 use std::path::PathBuf;
 
