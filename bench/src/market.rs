@@ -11,6 +11,9 @@ use tokio::{
     process::{Child, Command},
 };
 
+/// Of the times in /proc, on every Linux there is.
+const TICKS_PER_S: f64 = 100.0;
+
 /// A running market. Dropping it ends the process.
 pub struct Market {
     /// Its address, such as `http://127.0.0.1:40123`.
@@ -68,6 +71,19 @@ impl Market {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.split_whitespace().next().context("no number")?.parse()?;
         Ok(kib * 1024)
+    }
+
+    /// Processor time that the market and this process have taken so far, in seconds.
+    pub fn processor_s(&self) -> Result<f64> {
+        let id = self.process.id().context("the market has ended")?;
+        let ticks = |process: &str| -> Result<u64> {
+            let text = std::fs::read_to_string(format!("/proc/{process}/stat")).context("needs Linux")?;
+            // After the name, which may have spaces: state, parent, and from the twelfth on the times.
+            let (_, fields) = text.rsplit_once(')').context("no name")?;
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            Ok(fields.get(11..13).context("no times")?.iter().map(|n| n.parse::<u64>().unwrap_or(0)).sum())
+        };
+        Ok((ticks(&id.to_string())? + ticks("self")?) as f64 / TICKS_PER_S)
     }
 
     /// Ends the market at once, as a power cut would.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::{
-    load::{self, Manner},
+    load::{self, Manner, Measured},
     report::Report,
 };
 
@@ -42,6 +42,7 @@ struct Rate {
     batch: u32,
     callers: u32,
     jobs_per_s: f64,
+    processor_us: f64,
 }
 
 /// One system's repetitions.
@@ -49,12 +50,19 @@ struct Series {
     name: String,
     durable: bool,
     rates: [Vec<f64>; BATCHES.len()],
+    processor_us: [Vec<f64>; BATCHES.len()],
     not_run: Option<String>,
 }
 
 impl Series {
     fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), durable: true, rates: Default::default(), not_run: None }
+        Self {
+            name: name.to_owned(),
+            durable: true,
+            rates: Default::default(),
+            processor_us: Default::default(),
+            not_run: None,
+        }
     }
 
     fn take(&mut self, name: &str, printed: Printed) {
@@ -70,6 +78,7 @@ impl Series {
                             rate.batch, rate.jobs_per_s, rate.callers
                         );
                         self.rates[at].push(rate.jobs_per_s);
+                        self.processor_us[at].push(rate.processor_us);
                     }
                 }
             }
@@ -84,9 +93,10 @@ pub async fn measure(report: &mut Report, plexus: &Path, peers: &Path) -> Result
     for round in 1..=ROUNDS {
         eprintln!("  round {round} of {ROUNDS}: this market");
         for (at, (batch, _, manner, units)) in BATCHES.into_iter().enumerate() {
-            let rate = load::rate(plexus, manner, units).await?;
-            eprintln!("    batches of {batch}: {rate:.0} units/s ({} callers)", manner.workers);
-            ours.rates[at].push(rate);
+            let Measured { units_per_s, processor_us } = load::rate(plexus, manner, units).await?;
+            eprintln!("    batches of {batch}: {units_per_s:.0} units/s ({} callers)", manner.workers);
+            ours.rates[at].push(units_per_s);
+            ours.processor_us[at].push(processor_us);
         }
         for ((system, name), series) in PEERS.iter().zip(&mut others) {
             if series.not_run.is_some() {
@@ -103,6 +113,10 @@ pub async fn measure(report: &mut Report, plexus: &Path, peers: &Path) -> Result
         }
     }
     for (at, (batch, aim, ..)) in BATCHES.into_iter().enumerate() {
+        let systems = std::iter::once(&ours).chain(&others);
+        for (series, us) in systems.filter_map(|series| Some((series, median(&series.processor_us[at])?))) {
+            report.add(format!("batches of {batch}: processor time, {}", series.name), us, "µs a unit", None);
+        }
         let ours = median(&ours.rates[at]).context("the market was measured")?;
         report.add(format!("batches of {batch}: this market"), ours, "units/s", None);
         let mut best: Option<(f64, &str)> = None;

@@ -14,6 +14,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use crate::server::Server;
+
 /// Bytes of a job.
 pub const JOB_BYTES: usize = 200;
 /// A measurement that takes longer has hung.
@@ -77,18 +79,28 @@ pub fn job() -> String {
     format!("{{\"spec\":\"{}\"}}", "x".repeat(JOB_BYTES - 11))
 }
 
-/// Runs producers and consumers; jobs a second from the first submission to the last settlement.
+/// What a measurement says.
+#[derive(Clone, Copy)]
+pub struct Measured {
+    /// From the first submission to the last settlement.
+    pub jobs_per_s: f64,
+    /// Processor time of client and server a job: what is left to compare by on a machine that does other things too.
+    pub processor_us: f64,
+}
+
+/// Runs producers and consumers.
 pub async fn run(
+    server: &Server,
     tally: &Tally,
     mut producers: JoinSet<Result<()>>,
     mut consumers: JoinSet<Result<()>>,
     begin: &Barrier,
-) -> Result<f64> {
+) -> Result<Measured> {
     let done = tally.counts.done.notified();
     tokio::pin!(done);
     done.as_mut().enable();
     begin.wait().await;
-    let started = Instant::now();
+    let (started, before_s) = (Instant::now(), server.processor_s()?);
     let finished = async {
         while let Some(ended) = producers.join_next().await {
             ended??;
@@ -112,5 +124,7 @@ pub async fn run(
             tally.load.jobs
         ),
     }
-    Ok(tally.load.jobs as f64 / started.elapsed().as_secs_f64())
+    let (jobs, seconds) = (tally.load.jobs as f64, started.elapsed().as_secs_f64());
+    let processor_us = (server.processor_s()? - before_s) * 1e6 / jobs;
+    Ok(Measured { jobs_per_s: jobs / seconds, processor_us })
 }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
-use load::Load;
+use load::{Load, Measured};
 use serde_json::{Value, json};
 use server::Absent;
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,10 +111,15 @@ impl Options {
 }
 
 /// What a system answers with.
-fn answer(system: &str, version: &str, durable: bool, how: &str, rates: Vec<(Load, f64)>) -> Value {
+fn answer(system: &str, version: &str, durable: bool, how: &str, rates: Vec<(Load, Measured)>) -> Value {
     let rates: Vec<_> = rates
         .into_iter()
-        .map(|(load, rate)| json!({ "batch": load.batch, "callers": load.callers, "jobs_per_s": rate }))
+        .map(|(load, measured)| {
+            let Measured { jobs_per_s, processor_us } = measured;
+            json!({
+                "batch": load.batch, "callers": load.callers, "jobs_per_s": jobs_per_s, "processor_us": processor_us,
+            })
+        })
         .collect();
     json!({ "system": system, "version": version, "durable": durable, "how": how, "rates": rates })
 }

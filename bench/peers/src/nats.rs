@@ -21,7 +21,7 @@ use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::{
     Callers, Options, answer,
-    load::{JOB_BYTES, Load, Tally, job, run},
+    load::{JOB_BYTES, Load, Measured, Tally, job, run},
     server::{Absent, Server, command, find, first_line, folder, free_port},
 };
 
@@ -62,7 +62,7 @@ pub async fn measure(options: &Options) -> Result<Value> {
     let url = format!("127.0.0.1:{port}");
     let mut rates = Vec::new();
     for load in options.loads(&CALLERS) {
-        rates.push((load, round(&url, load).await?));
+        rates.push((load, round(&server, &url, load).await?));
     }
     let how = if durable {
         "JetStream file stream on one node, sync_interval: always, acknowledgements answered"
@@ -87,7 +87,7 @@ async fn clients(url: &str) -> Result<Vec<Client>> {
     Ok(clients)
 }
 
-async fn round(url: &str, load: Load) -> Result<f64> {
+async fn round(server: &Server, url: &str, load: Load) -> Result<Measured> {
     let (producing, consuming) = (clients(url).await?, clients(url).await?);
     let setup = jetstream::new(producing[0].clone());
     // There is none the first time.
@@ -170,5 +170,5 @@ async fn round(url: &str, load: Load) -> Result<f64> {
         });
     }
     drop(consumer);
-    run(&tally, producers, consumers, &begin).await
+    run(server, &tally, producers, consumers, &begin).await
 }

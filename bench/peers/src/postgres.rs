@@ -16,7 +16,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{
     Callers, Options, answer,
-    load::{Load, Tally, job, run},
+    load::{Load, Measured, Tally, job, run},
     server::{Absent, Server, command, find, finish, first_line, folder, free_port},
 };
 
@@ -69,7 +69,7 @@ pub async fn measure(options: &Options) -> Result<Value> {
     let url = format!("host=127.0.0.1 port={port} user=bench dbname=postgres");
     let mut rates = Vec::new();
     for load in options.loads(&CALLERS) {
-        rates.push((load, round(&url, load).await?));
+        rates.push((load, round(&server, &url, load).await?));
     }
     let line = first_line(&postgres, &["--version"])?;
     let version = line.split_whitespace().nth(2).unwrap_or("unknown").to_owned();
@@ -109,7 +109,7 @@ async fn connect(url: &str) -> Result<Client> {
     }
 }
 
-async fn round(url: &str, load: Load) -> Result<f64> {
+async fn round(server: &Server, url: &str, load: Load) -> Result<Measured> {
     connect(url).await?.batch_execute(TABLE).await?;
     let tally = Tally::new(load);
     let begin = Arc::new(Barrier::new(load.callers + 1));
@@ -149,5 +149,5 @@ async fn round(url: &str, load: Load) -> Result<f64> {
             }
         });
     }
-    run(&tally, producers, consumers, &begin).await
+    run(server, &tally, producers, consumers, &begin).await
 }

@@ -21,7 +21,7 @@ use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::{
     Callers, Options, answer,
-    load::{JOB_BYTES, Load, Tally, job, run},
+    load::{JOB_BYTES, Load, Measured, Tally, job, run},
     server::{Absent, Server, command, find, folder, free_port},
 };
 
@@ -68,7 +68,7 @@ pub async fn measure(options: &Options) -> Result<Value> {
     let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
     let mut rates = Vec::new();
     for load in options.loads(&CALLERS) {
-        rates.push((load, round(&url, load).await?));
+        rates.push((load, round(&server, &url, load).await?));
     }
     let log = server.said();
     let how = "quorum queue on one node, publisher confirms, manual acknowledgements, prefetch";
@@ -89,7 +89,7 @@ async fn connections(url: &str) -> Result<Vec<Connection>> {
     Ok(connections)
 }
 
-async fn round(url: &str, load: Load) -> Result<f64> {
+async fn round(server: &Server, url: &str, load: Load) -> Result<Measured> {
     let (producing, consuming) = (connections(url).await?, connections(url).await?);
     let setup = producing[0].create_channel().await?;
     setup.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await?;
@@ -155,5 +155,5 @@ async fn round(url: &str, load: Load) -> Result<f64> {
             Ok(())
         });
     }
-    run(&tally, producers, consumers, &begin).await
+    run(server, &tally, producers, consumers, &begin).await
 }

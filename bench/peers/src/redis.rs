@@ -12,7 +12,7 @@ use tokio::{sync::Barrier, task::JoinSet};
 
 use crate::{
     Callers, Options, answer,
-    load::{Load, Tally, job, run},
+    load::{Load, Measured, Tally, job, run},
     server::{Absent, Server, command, find, first_line, folder, free_port},
 };
 
@@ -34,7 +34,7 @@ pub async fn measure(options: &Options) -> Result<Value> {
     let client = redis::Client::open(address)?;
     let mut rates = Vec::new();
     for load in options.loads(&CALLERS) {
-        rates.push((load, round(&client, load).await?));
+        rates.push((load, round(&server, &client, load).await?));
     }
     let line = first_line(&program, &["--version"])?;
     let version =
@@ -48,7 +48,7 @@ async fn connection(client: &redis::Client) -> Result<MultiplexedConnection> {
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-async fn round(client: &redis::Client, load: Load) -> Result<f64> {
+async fn round(server: &Server, client: &redis::Client, load: Load) -> Result<Measured> {
     let mut setup = connection(client).await?;
     let _: () = redis::cmd("DEL").arg("jobs").query_async(&mut setup).await?;
     let mut group = redis::cmd("XGROUP");
@@ -101,5 +101,5 @@ async fn round(client: &redis::Client, load: Load) -> Result<f64> {
             }
         });
     }
-    run(&tally, producers, consumers, &begin).await
+    run(server, &tally, producers, consumers, &begin).await
 }

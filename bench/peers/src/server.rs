@@ -1,6 +1,7 @@
 //! A server process of the benchmark's own: free loopback port, data in a temporary folder, stopped at the end.
 
 use std::{
+    collections::HashMap,
     fs,
     net::{SocketAddr, TcpListener},
     os::unix::{fs::MetadataExt as _, fs::chown, process::CommandExt as _},
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 const NOBODY: u32 = 65_534;
 /// RabbitMQ takes some seconds.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Of the times in /proc, on every Linux there is.
+const TICKS_PER_S: f64 = 100.0;
 const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// A system that is not installed, and how to install it.
@@ -129,6 +132,36 @@ impl Server {
     /// What it wrote so far.
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Processor time that this process, and the server with all that it started, have taken so far.
+    pub fn processor_s(&self) -> Result<f64> {
+        let mut processes = HashMap::new();
+        for entry in fs::read_dir("/proc").context("needs Linux")?.flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            // One that has just ended is in its parent's time.
+            let Ok(text) = fs::read_to_string(entry.path().join("stat")) else { continue };
+            // After the name, which may have spaces: state, parent, and from the twelfth on the times.
+            let Some((_, fields)) = text.rsplit_once(')') else { continue };
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+            let parent = number(1) as u32;
+            processes.insert(id, (parent, (11..=14).map(number).sum::<u64>()));
+        }
+        let root = self.process.id();
+        let of_server = |mut id: u32| loop {
+            match processes.get(&id) {
+                _ if id == root => return true,
+                Some((parent, _)) if *parent > 1 => id = *parent,
+                _ => return false,
+            }
+        };
+        let own = processes.get(&std::process::id()).map_or(0, |(_, ticks)| *ticks);
+        let servers: u64 =
+            processes.iter().filter(|(id, _)| of_server(**id)).map(|(_, (_, ticks))| ticks).sum();
+        Ok((own + servers) as f64 / TICKS_PER_S)
     }
 
     fn last_words(&self) -> String {
