@@ -61,6 +61,7 @@ pub async fn measure(options: &Options) -> Result<Value> {
         .env("RABBITMQ_CONF_ENV_FILE", at("none"))
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
         .env("RABBITMQ_FEATURE_FLAGS_FILE", at("flags"))
+        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-start_epmd false")
         .env("ERL_EPMD_PORT", names_port.to_string())
         .env("ERL_EPMD_ADDRESS", "127.0.0.1");
     let mut server = Server::start(node, folder.path())?;
