@@ -59,7 +59,17 @@ async fn deposit(State(stub): State<Arc<Stub>>, Path(id): Path<PublicKey>, heade
     assert!(headers.contains_key(api::IDEMPOTENCY_KEY));
     let zero = protocol::Amount::ZERO;
     let available = protocol::Amount(5);
-    Json(api::Account { id, available, escrowed: zero, earned: zero, spent: zero }).into_response()
+    Json(api::Account {
+        id,
+        available,
+        escrowed: zero,
+        earned: zero,
+        spent: zero,
+        bonded: zero,
+        unbonding: zero,
+        rewarded: zero,
+    })
+    .into_response()
 }
 
 fn problem(problem: Problem) -> Response {
