@@ -12,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Job, JobRequest};
+use api::{GraphRequest, Job, JobRequest, JobState, StageInput, StageRequest};
 use bytes::Bytes;
 use client::Client;
 use market::Market;
 use plexus_tests::PATIENCE;
-use protocol::{Amount, DeviceFacts, Hash, InputSplit, JobId, SecretKey, WorkerKind};
+use protocol::{Amount, DeviceFacts, Hash, InputSplit, JobId, Manifest, SecretKey, WorkerKind};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};
@@ -28,7 +28,7 @@ type Behaviour = dyn Fn(u32, u32) -> Act + Send + Sync;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
-    /// Squares it.
+    /// Squares it, or the sum of its numbers.
     Finish,
     /// Never ends.
     Hang,
@@ -156,7 +156,8 @@ impl Device for Fake {
         let mine = *alive.borrow_and_update();
         let in_flight = shared.in_flight.fetch_add(1, SeqCst) + 1;
         shared.in_flight_max.fetch_max(in_flight, SeqCst);
-        let x = u32::from_le_bytes(inputs[0][..].try_into().unwrap());
+        let words = inputs[0].chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+        let x = words.sum();
         async move {
             let result = tokio::select! {
                 biased;
@@ -248,32 +249,12 @@ impl World {
         package_units: u32,
         time_ms_max: u64,
     ) -> JobId {
-        // The name makes it a program of its own.
-        let kernel = format!(
-            "// {name}\n@group(0) @binding(0) var<storage, read> x: array<u32>;\n\
-             @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
-             @compute @workgroup_size(1) fn main() {{ y[0] = x[0] * x[0]; }}"
-        );
-        let kernel = self.client.upload_blob(kernel.into()).await.unwrap();
         let units = numbers.len() as u64;
         let numbers: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
         let blob = self.client.upload_blob(numbers.into()).await.unwrap();
-        let manifest = serde_json::from_value(json!({
-            "version": 1, "runtime": "wgsl", "kind": "batch",
-            "program": {
-                "kernels": { "k": { "blob": kernel, "entry": "main" } },
-                "buffers": {
-                    "x": { "input": 0, "dtype": "u32", "shape": [1] },
-                    "y": { "output": 0, "dtype": "u32", "shape": [1] }
-                },
-                "passes": [{ "kernel": "k", "bind": ["x", "y"], "dispatch": [1] }]
-            },
-            "limits": { "memory_bytes_max": 65536, "time_ms_max": time_ms_max },
-            "verify": { "policy": "audit", "rate_min": 0.0 }
-        }));
         let request = JobRequest {
             name: name.into(),
-            manifest: manifest.unwrap(),
+            manifest: self.manifest(name, 1, time_ms_max).await,
             units,
             inputs: vec![InputSplit { blob, offset: 0, stride: 4, length: 4 }],
             joins: vec![],
@@ -286,6 +267,30 @@ impl World {
             attempts_max: None,
         };
         self.client.submit(&request).await.unwrap().id
+    }
+
+    /// A program of its own, by its name, whose units see this many numbers.
+    async fn manifest(&self, name: &str, numbers: u32, time_ms_max: u64) -> Manifest {
+        let kernel = format!(
+            "// {name}\n@group(0) @binding(0) var<storage, read> x: array<u32>;\n\
+             @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
+             @compute @workgroup_size(1) fn main() {{ y[0] = x[0] * x[0]; }}"
+        );
+        let kernel = self.client.upload_blob(kernel.into()).await.unwrap();
+        let manifest = serde_json::from_value(json!({
+            "version": 1, "runtime": "wgsl", "kind": "batch",
+            "program": {
+                "kernels": { "k": { "blob": kernel, "entry": "main" } },
+                "buffers": {
+                    "x": { "input": 0, "dtype": "u32", "shape": [numbers] },
+                    "y": { "output": 0, "dtype": "u32", "shape": [1] }
+                },
+                "passes": [{ "kernel": "k", "bind": ["x", "y"], "dispatch": [1] }]
+            },
+            "limits": { "memory_bytes_max": 65536, "time_ms_max": time_ms_max },
+            "verify": { "policy": "audit", "rate_min": 0.0 }
+        }));
+        manifest.unwrap()
     }
 
     /// Waits until every unit is computed.
@@ -531,4 +536,53 @@ async fn programs_that_do_not_fit_together_take_turns_on_the_device() {
     world.computed(two).await;
     status(&worker, "its receipts", |status| status.units_committed == 80).await;
     assert_eq!(seen.loaded.lock().unwrap().1, 1, "programs on the device together");
+}
+
+#[tokio::test]
+async fn units_of_a_later_stage_read_what_those_of_an_earlier_one_put_out() {
+    let world = World::new().await;
+    let devices = [fake(|_, _| Act::Finish), fake(|_, _| Act::Finish)];
+    // They check each other's work: only what is accepted is read.
+    let keys = [2, 3].into_iter();
+    let _workers: Vec<_> = devices
+        .into_iter()
+        .zip(keys)
+        .map(|((device, _), key)| world.work_on(device, key, Terms::default()))
+        .collect();
+    let numbers: Vec<u8> = (0..9u32).flat_map(u32::to_le_bytes).collect();
+    let blob = world.client.upload_blob(numbers.into()).await.unwrap();
+    let stage = |name: &str, manifest, units, input| StageRequest {
+        name: name.into(),
+        manifest,
+        units,
+        inputs: vec![input],
+        unit_price: Amount(1000),
+        package_units: Some(2),
+    };
+    let split = StageInput::Split(InputSplit { blob, offset: 0, stride: 4, length: 4 });
+    let gather = serde_json::from_value(json!({
+        "stage": "squares", "step": "3", "count": "3", "stride": "0", "length": "12"
+    }));
+    let request = GraphRequest {
+        name: "sums of squares".into(),
+        stages: vec![
+            stage("squares", world.manifest("squares", 1, 1_000).await, 9, split),
+            stage("sums", world.manifest("sums", 3, 1_000).await, 3, StageInput::Gather(gather.unwrap())),
+        ],
+        iterate: None,
+        joins: vec![],
+        budget: None,
+        deadline_in_s: None,
+        attempts_max: None,
+    };
+    let id = world.client.submit_graph(&request).await.unwrap().id;
+    world.job(id, "both stages", |job| job.state == JobState::Done).await;
+    let mut sums = Vec::new();
+    for unit in world.client.units(id, None).await.unwrap().items {
+        let bytes = world.client.blob(&unit.outputs[0].blob, 4).await.unwrap();
+        sums.push((unit.id.index, u32::from_le_bytes(bytes[..].try_into().unwrap())));
+    }
+    sums.sort_unstable();
+    let squared = |numbers: Range<u32>| numbers.map(|x| x * x).sum::<u32>().pow(2);
+    assert_eq!(sums[9..], [(9, squared(0..3)), (10, squared(3..6)), (11, squared(6..9))]);
 }
