@@ -170,7 +170,7 @@ impl Client {
     }
 
     /// What a job would cost if it were submitted now. Its kernels must have been uploaded.
-    pub async fn quote(&self, job: &JobRequest) -> Result<Quote, Error> {
+    pub async fn quote(&self, job: &GraphRequest) -> Result<Quote, Error> {
         self.json(&Call::post("/v1/quotes", job).signed_in().repeatable()).await
     }
 
@@ -198,6 +198,19 @@ impl Client {
     /// A job's units with their outputs.
     pub async fn units(&self, id: JobId, cursor: Option<&str>) -> Result<Page<Unit>, Error> {
         self.json(&Call::get(query(&format!("/v1/jobs/{id}/units"), &[("cursor", cursor)]))).await
+    }
+
+    /// The units of one stage in one iteration (from 1), with their outputs; see [`units`](Self::units).
+    pub async fn stage_units(
+        &self,
+        id: JobId,
+        stage: Option<&str>,
+        iteration: Option<u32>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Unit>, Error> {
+        let iteration = iteration.map(|iteration| iteration.to_string());
+        let asked = [("stage", stage), ("iteration", iteration.as_deref()), ("cursor", cursor)];
+        self.json(&Call::get(query(&format!("/v1/jobs/{id}/units"), &asked))).await
     }
 
     /// Ends a job: finished units are paid, the rest is refunded.

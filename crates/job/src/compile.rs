@@ -18,13 +18,14 @@ use crate::{
         At, InputSection, JobFile, JoinSection, KernelSection, Layout, Money, Number, OutputSection,
         PassSection, Policy, ScratchSection, SplitSection, Sweep, SweepRange, TilesSection, VerifySection,
     },
+    graph::{Gather, Stages},
     join::{COLUMNS_MAX, check_join},
     source::FileSource,
     split::{self, Tiling, UNITS_MAX, Units},
 };
 
 /// Longest job file, in bytes.
-const TEXT_BYTES_MAX: usize = 1 << 20;
+pub(crate) const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Longest kernel, in bytes.
 const KERNEL_BYTES_MAX: u64 = 1 << 20;
 /// Time of a unit when the job file does not say, in milliseconds.
@@ -64,7 +65,7 @@ pub fn compile(text: &str, file_name: &str, files: &dyn FileSource) -> Result<Co
         .map_err(|fault| fault.locate(file_name, text))
 }
 
-type Result<T, E = Box<Fault>> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Box<Fault>> = std::result::Result<T, E>;
 
 fn parse(text: &str) -> Result<JobFile> {
     if text.len() > TEXT_BYTES_MAX {
@@ -86,6 +87,8 @@ enum Way {
     Axis(Vec<(u32, u32)>),
     Tiles(Tiling),
     Sweep,
+    /// By the units of another stage.
+    Gather,
 }
 
 impl Way {
@@ -94,12 +97,17 @@ impl Way {
             Self::Axis(_) => "split along an axis",
             Self::Tiles(_) => "split into tiles",
             Self::Sweep => "a sweep",
+            Self::Gather => "what another stage puts out",
         }
     }
 }
 
-struct Compiler<'a> {
+pub(crate) struct Compiler<'a> {
     files: &'a dyn FileSource,
+    /// The other stages, where the job has some.
+    stages: Option<&'a Stages<'a>>,
+    /// Inputs that are other units' outputs, by their number; their places in `inputs` have only a length.
+    gathers: BTreeMap<usize, Gather>,
     blobs: BTreeMap<Hash, Bytes>,
     buffers: BTreeMap<String, Buffer>,
     inputs: Vec<InputSplit>,
@@ -112,9 +120,11 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(files: &'a dyn FileSource) -> Self {
+    pub(crate) fn new(files: &'a dyn FileSource) -> Self {
         Self {
             files,
+            stages: None,
+            gathers: BTreeMap::new(),
             blobs: BTreeMap::new(),
             buffers: BTreeMap::new(),
             inputs: Vec::new(),
@@ -125,7 +135,22 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// For a stage among others.
+    pub(crate) fn for_stage(files: &'a dyn FileSource, stages: &'a Stages<'a>) -> Self {
+        Self { stages: Some(stages), ..Self::new(files) }
+    }
+
+    /// A stage, as if it were a job of its own, and which of its inputs are other stages' outputs.
+    pub(crate) fn compile_stage(mut self, file: &JobFile) -> Result<(CompiledJob, BTreeMap<usize, Gather>)> {
+        let job = self.compile_parts(file)?;
+        Ok((job, self.gathers))
+    }
+
     fn compile(mut self, file: &JobFile) -> Result<CompiledJob> {
+        self.compile_parts(file)
+    }
+
+    fn compile_parts(&mut self, file: &JobFile) -> Result<CompiledJob> {
         check_head(file)?;
         let mut kernels = BTreeMap::new();
         for (name, section) in &file.kernels.0 {
@@ -179,10 +204,10 @@ impl<'a> Compiler<'a> {
         Ok(CompiledJob {
             name: file.name.value.clone(),
             manifest,
-            inputs: self.inputs,
-            units: self.cut.map_or(1, |cut| cut.units),
+            inputs: std::mem::take(&mut self.inputs),
+            units: self.cut.as_ref().map_or(1, |cut| cut.units),
             joins,
-            blobs: self.blobs,
+            blobs: std::mem::take(&mut self.blobs),
             unit_price: file.pay.unit_price.as_ref().map(amount).transpose()?,
             budget: file.pay.budget.as_ref().map(amount).transpose()?,
             package_units: package_units.map(|units| units.value),
@@ -228,6 +253,7 @@ impl<'a> Compiler<'a> {
             section.tiles.as_ref().map(|tiles| tiles.span.clone()),
             section.sweep.as_ref().map(|sweep| sweep.span.clone()),
             section.value.as_ref().map(|value| value.span.clone()),
+            section.from.as_ref().map(|from| from.span.clone()),
         ];
         let mut present = sources.iter().flatten();
         let none_or_two = match (present.next(), present.next()) {
@@ -236,8 +262,13 @@ impl<'a> Compiler<'a> {
             _ => None,
         };
         if let Some((span, what)) = none_or_two {
-            return Err(Fault::new(Code::Value, span, format!("the input \"{}\" {what}", name.value))
-                .fix("give it exactly one of file, tiles, sweep and value"));
+            return Err(Fault::new(Code::Value, span, format!("the input \"{}\" {what}", name.value)).fix(
+                if self.stages.is_some() {
+                    "give it exactly one of file, tiles, sweep, value and from"
+                } else {
+                    "give it exactly one of file, tiles, sweep and value"
+                },
+            ));
         }
         check_input_keys(section)?;
         let buffer = if let Some(path) = &section.file {
@@ -250,6 +281,8 @@ impl<'a> Compiler<'a> {
             self.tiles_input(name, tiles)?
         } else if section.sweep.is_some() {
             self.sweep_input(name)
+        } else if let Some(from) = &section.from {
+            self.gathered_input(name, from, section)?
         } else {
             let value = section.value.as_ref().expect("one source is there");
             let dtype = section.dtype.as_ref().map_or(Dtype::F32, |dtype| dtype.value);
@@ -280,6 +313,38 @@ impl<'a> Compiler<'a> {
         let blob = self.add_blob(units.bytes);
         self.inputs.push(InputSplit { blob, offset: 0, stride: units.unit_bytes, length: units.unit_bytes });
         Buffer { input: Some(index), ..plain_buffer(dtype, units.shape) }
+    }
+
+    /// What other units put out.
+    fn gathered_input(
+        &mut self,
+        name: &At<String>,
+        from: &At<String>,
+        section: &InputSection,
+    ) -> Result<Buffer> {
+        let Some(stages) = self.stages else {
+            let message = "only a stage reads what another one puts out";
+            return Err(Fault::new(Code::Value, from.span.clone(), message)
+                .fix("write [[stage]] tables; see docs/job-file.md"));
+        };
+        let initial = match &section.initial {
+            Some(path) => Some((path.span.clone(), self.decoded(path, Some(stages.dtype(from)?))?)),
+            None => None,
+        };
+        let wiring = stages.wire(from, section, initial.as_ref().map(|(span, array)| (span, array)))?;
+        if let Some(units) = wiring.units {
+            self.cut(name, from.span.clone(), units, Way::Gather)?;
+        }
+        let mut gather = wiring.gather;
+        if let Some((_, array)) = initial {
+            let stride = if wiring.units.is_some() { gather.length } else { 0 };
+            let blob = self.add_blob(array.bytes);
+            gather.initial = Some(InputSplit { blob, offset: 0, stride, length: gather.length });
+        }
+        let index = self.inputs.len();
+        self.inputs.push(InputSplit { blob: Hash([0; 32]), offset: 0, stride: 0, length: gather.length });
+        self.gathers.insert(index, gather);
+        Ok(Buffer { input: Some(index as u32), ..plain_buffer(wiring.dtype, wiring.shape) })
     }
 
     fn split_input(&mut self, name: &At<String>, array: Array, split: &At<SplitSection>) -> Result<Buffer> {
@@ -379,7 +444,12 @@ impl<'a> Compiler<'a> {
                 sizes.extend(more);
                 return Ok(());
             }
-            (Way::Axis(_), Way::Axis(_)) => {
+            (Way::Gather, Way::Gather) | (Way::Axis(_), Way::Gather) if units == cut.units => return Ok(()),
+            (way @ Way::Gather, Way::Axis(sizes)) if units == cut.units => {
+                *way = Way::Axis(sizes);
+                return Ok(());
+            }
+            (Way::Axis(_) | Way::Gather, Way::Axis(_) | Way::Gather) => {
                 format!("\"{}\" makes {units} units and \"{}\" makes {}", name.value, cut.input, cut.units)
             }
             (Way::Tiles(one), Way::Tiles(other)) if *one == other => return Ok(()),
@@ -526,7 +596,7 @@ impl<'a> Compiler<'a> {
                 let source = sizes.iter().find(|(size, _)| *size == rows);
                 Ok(source.map_or(all_rows, |(_, extent)| in_rows(u64::from(*extent))))
             }
-            (None, None) | (Some(Layout::Axis), _) => Ok(all_rows),
+            (None, None | Some(Way::Gather)) | (Some(Layout::Axis), _) => Ok(all_rows),
             (Some(Layout::Tiles), Some(Way::Tiles(tiling))) => Ok(tiles(tiling)),
             (None, Some(Way::Tiles(tiling))) => {
                 let is_tile = shape.len() >= 2 && shape[..2] == [tiling.tile_height, tiling.tile_width];
@@ -631,17 +701,22 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn check_head(file: &JobFile) -> Result<()> {
-    if file.version.value != 1 {
-        let message = format!("version {} of the job file is unknown", file.version.value);
-        return Err(Fault::new(Code::Value, file.version.span.clone(), message).fix("write version = 1"));
+pub(crate) fn check_name_and_version(name: &At<String>, version: &At<u64>) -> Result<()> {
+    if version.value != 1 {
+        let message = format!("version {} of the job file is unknown", version.value);
+        return Err(Fault::new(Code::Value, version.span.clone(), message).fix("write version = 1"));
     }
-    let name = &file.name.value;
+    let text = &name.value;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !(1..=64).contains(&name.len()) || !name.chars().all(is_plain) {
+    if !(1..=64).contains(&text.len()) || !text.chars().all(is_plain) {
         let message = "a job's name is 1 to 64 letters, digits, \"-\", \"_\" and \".\"";
-        return Err(Fault::new(Code::Value, file.name.span.clone(), message));
+        return Err(Fault::new(Code::Value, name.span.clone(), message));
     }
+    Ok(())
+}
+
+fn check_head(file: &JobFile) -> Result<()> {
+    check_name_and_version(&file.name, &file.version)?;
     if file.passes.value.is_empty() {
         return Err(Fault::new(Code::Value, file.passes.span.clone(), "there is no pass to run"));
     }
@@ -665,8 +740,16 @@ fn check_input_keys(section: &InputSection) -> Result<()> {
     let is_file = section.file.is_some();
     let is_constant = is_file || section.value.is_some();
     let span = |key: &Option<At<u64>>| key.as_ref().map(|key| key.span.clone());
+    let flag = |key: &Option<At<bool>>| key.as_ref().map(|key| key.span.clone());
+    let is_from = section.from.is_some();
     let misplaced = [
-        ("dtype", section.dtype.as_ref().map(|key| key.span.clone()), section.tiles.is_none()),
+        ("each", flag(&section.each), is_from),
+        ("all", flag(&section.all), is_from),
+        ("group", span(&section.group), is_from),
+        ("rows", span(&section.rows), is_from),
+        ("previous", flag(&section.previous), is_from),
+        ("initial", section.initial.as_ref().map(|key| key.span.clone()), is_from),
+        ("dtype", section.dtype.as_ref().map(|key| key.span.clone()), section.tiles.is_none() && !is_from),
         ("shape", section.shape.as_ref().map(|key| key.span.clone()), is_constant),
         ("offset", span(&section.offset), is_file),
         ("length", span(&section.length), is_file),
@@ -678,6 +761,10 @@ fn check_input_keys(section: &InputSection) -> Result<()> {
                 "tiles"
             } else if section.sweep.is_some() {
                 "sweep"
+            } else if is_from {
+                "from"
+            } else if is_file {
+                "file"
             } else {
                 "value"
             };
@@ -740,7 +827,7 @@ fn too_large(span: &Range<usize>) -> Box<Fault> {
     Fault::new(Code::Limit, span.clone(), "this is larger than 1 GiB").fix("cut the data into several jobs")
 }
 
-fn unknown(what: &str, name: &At<String>, names: &[&String]) -> Box<Fault> {
+pub(crate) fn unknown(what: &str, name: &At<String>, names: &[&String]) -> Box<Fault> {
     let message = format!("there is no {what} named \"{}\"", name.value);
     let fault = Fault::new(Code::Value, name.span.clone(), message);
     if names.is_empty() { fault } else { fault.fix(suggestion(&name.value, names)) }
@@ -923,7 +1010,7 @@ fn verify(section: Option<&VerifySection>) -> Result<Verify> {
     }
 }
 
-fn amount(money: &At<Money>) -> Result<Amount> {
+pub(crate) fn amount(money: &At<Money>) -> Result<Amount> {
     Amount::from_tokens(&money.value.0)
         .map_err(|error| Fault::new(Code::Value, money.span.clone(), error.to_string()).caused_by(error))
 }

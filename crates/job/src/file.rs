@@ -53,6 +53,86 @@ pub(crate) struct JobFile {
     pub(crate) schedule: ScheduleSection,
 }
 
+/// A Plexus job of several stages, or one that is run again and again. Paths are relative to this file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Plexus job file with stages")]
+pub(crate) struct GraphFile {
+    /// The format's version: 1.
+    #[schemars(schema_with = "version_schema")]
+    pub(crate) version: At<u64>,
+    /// A name for people, up to 64 letters, digits, `-`, `_` and `.`.
+    pub(crate) name: At<String>,
+    /// Which segment of the queue the job belongs to.
+    #[serde(default)]
+    #[schemars(schema_with = "kind_schema")]
+    pub(crate) kind: JobKind,
+    /// What is computed; a stage reads files and what stages before it put out.
+    pub(crate) stage: At<Vec<StageSection>>,
+    /// Run all stages again and again.
+    pub(crate) iterate: Option<IterateSection>,
+    /// What is paid.
+    #[serde(default)]
+    pub(crate) pay: PaySection,
+}
+
+/// Units of one program.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StageSection {
+    /// Its name, unlike those of the other stages.
+    pub(crate) name: At<String>,
+    /// WGSL kernels by name.
+    pub(crate) kernels: Named<KernelSection>,
+    /// Input buffers by name.
+    #[serde(default)]
+    pub(crate) inputs: Named<InputSection>,
+    /// Buffers that live only within a unit, by name.
+    #[serde(default)]
+    pub(crate) scratch: Named<ScratchSection>,
+    /// Output buffers by name.
+    pub(crate) outputs: Named<OutputSection>,
+    /// Kernel runs in order; each sees what the ones before it wrote.
+    pub(crate) passes: At<Vec<PassSection>>,
+    /// How results are verified; an audit of at least 5 % by default.
+    pub(crate) verify: Option<VerifySection>,
+    /// What one unit of this stage is paid; the job's `unit_price` by default.
+    pub(crate) unit_price: Option<At<Money>>,
+    /// Bounds on one unit.
+    #[serde(default)]
+    pub(crate) limits: LimitsSection,
+    /// What a device must have.
+    #[serde(default)]
+    pub(crate) needs: NeedsSection,
+    /// How units are given out.
+    #[serde(default)]
+    pub(crate) schedule: ScheduleSection,
+}
+
+/// Running all stages again and again.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IterateSection {
+    /// Most iterations; the escrow covers them all.
+    pub(crate) times_max: At<u32>,
+    /// When to stop earlier.
+    pub(crate) until: Option<At<UntilSection>>,
+}
+
+/// When an iterated job is done: one of `unchanged` and `equals`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UntilSection {
+    /// A stage's name.
+    pub(crate) stage: At<String>,
+    /// One of its outputs.
+    pub(crate) output: At<String>,
+    /// `true`: an iteration put out the same as the one before.
+    pub(crate) unchanged: Option<At<bool>>,
+    /// `"zeros"`: the output of every unit is zero.
+    pub(crate) equals: Option<At<String>>,
+}
+
 /// One entry point of one WGSL file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +146,7 @@ pub(crate) struct KernelSection {
     pub(crate) overrides: Named<OverrideValue>,
 }
 
-/// An input buffer. Exactly one of `file`, `tiles`, `sweep` and `value` says where its numbers come from.
+/// An input buffer. Exactly one of `file`, `tiles`, `sweep`, `value` and `from` says where its numbers come from.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct InputSection {
@@ -92,6 +172,20 @@ pub(crate) struct InputSection {
     pub(crate) split: Option<At<SplitSection>>,
     /// A name under which a device may keep the buffer between units (not for what differs from unit to unit).
     pub(crate) resident: Option<At<String>>,
+    /// In a stage: what another one puts out, such as `"assign.sums"`. With `each`, `all`, `group` or `rows`.
+    pub(crate) from: Option<At<String>>,
+    /// With `from`: `true` gives each unit the output of the upstream unit of the same number.
+    pub(crate) each: Option<At<bool>>,
+    /// With `from`: `true` gives every unit all outputs, one after the other on the first axis. The default of one unit.
+    pub(crate) all: Option<At<bool>>,
+    /// With `from`: each unit sees the outputs of so many upstream units, one after the other on the first axis.
+    pub(crate) group: Option<At<u64>>,
+    /// With `from`: each unit sees so many rows of all outputs, one after the other on the first axis.
+    pub(crate) rows: Option<At<u64>>,
+    /// With `from`: `true` reads the iteration before; `initial` says what the first one reads.
+    pub(crate) previous: Option<At<bool>>,
+    /// With `previous`: a `.npy` or `.csv` file that the first iteration reads as if it were the outputs.
+    pub(crate) initial: Option<At<String>>,
 }
 
 /// How an input is cut into units: `axis` and `size`, or `tile`.

@@ -11,6 +11,7 @@ pub mod codec;
 mod compile;
 mod error;
 mod file;
+mod graph;
 mod join;
 mod source;
 mod split;
@@ -19,6 +20,7 @@ mod template;
 pub use array::{ARRAY_BYTES_MAX, Array, Unfit};
 pub use compile::{CompiledJob, compile};
 pub use error::{Code, JobError, toml_mistake, unknown_key, wrong_value};
+pub use graph::{Compiled, CompiledGraph, CompiledStage, Gather, Loop, Until, compile_any};
 pub use join::{Agreement, COLUMNS_MAX, JoinError, JoinedFile, check_join, join};
 pub use source::{FileSource, Folder};
 pub use split::UNITS_MAX;
@@ -26,7 +28,15 @@ pub use template::{TemplateFile, template};
 
 /// The JSON Schema of a job file (for editors: TOML tools read it too).
 pub fn schema() -> serde_json::Value {
-    let mut schema = schemars::schema_for!(file::JobFile).to_value();
+    /// Either form of a job file.
+    #[derive(schemars::JsonSchema)]
+    #[schemars(title = "Plexus job file", untagged)]
+    #[expect(dead_code, reason = "only its schema is asked for")]
+    enum Form {
+        Plain(file::JobFile),
+        Stages(file::GraphFile),
+    }
+    let mut schema = schemars::schema_for!(Form).to_value();
     drop_null(&mut schema);
     schema
 }

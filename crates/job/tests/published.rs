@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use plexus_job::{CompiledJob, Folder, check_join, compile, schema, schema_text, template};
+use plexus_job::{
+    CompiledJob, Folder, Gather, check_join, compile, compile_any, schema, schema_text, template,
+};
 use protocol::JoinLayout;
 
 fn root() -> PathBuf {
@@ -64,6 +66,49 @@ fn the_digits_example_is_a_job_that_runs() {
 }
 
 #[test]
+fn the_kmeans_example_is_a_loop_of_two_stages() {
+    let folder = root().join("examples/kmeans");
+    let text = fs::read_to_string(folder.join("job.toml")).unwrap();
+    let graph = compile_any(&text, "job.toml", &Folder(folder))
+        .unwrap_or_else(|error| panic!("{error}"))
+        .into_graph();
+    for stage in &graph.stages {
+        let texts = stage.job.manifest.program.kernels.values().map(|kernel| {
+            (kernel.blob, String::from_utf8(graph.blobs[&kernel.blob].to_vec()).expect("kernels are text"))
+        });
+        program::check(&stage.job.manifest, &texts.collect()).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let [assign, update] = &graph.stages[..] else { panic!("{} stages", graph.stages.len()) };
+    assert_eq!((assign.job.units, update.job.units, graph.units()), (57, 1, 58 * 60));
+    let Gather { stage, step, count, length, initial, .. } = &update.gathers[&0];
+    assert_eq!((&stage[..], *step, *count, *length, *initial), ("assign", 0, 57, 57 * 10 * 65 * 4, None));
+    let Gather { stage, count, length, initial, .. } = &assign.gathers[&1];
+    assert_eq!((&stage[..], *count, *length, initial.is_some()), ("update", 1, 10 * 64 * 4, true));
+    let until = graph.iterate.and_then(|iterate| iterate.until).expect("it ends by itself");
+    assert_eq!((&until.stage[..], until.output, until.equals), ("update", 0, None));
+    let layout = JoinLayout::Axis { rows_total: 1797, rows_per_unit: 32 };
+    assert_eq!((graph.joins[0].stage.as_deref(), graph.joins[0].layout), (Some("assign"), layout));
+}
+
+#[test]
+fn a_mistake_in_a_stage_has_its_place() {
+    let folder = root().join("examples/kmeans");
+    let text = fs::read_to_string(folder.join("job.toml")).unwrap();
+    let check = |from: &str, to: &str, line: u32, expected: &str| {
+        assert!(text.contains(from), "{from}");
+        let wrong = text.replacen(from, to, 1);
+        let error = compile_any(&wrong, "job.toml", &Folder(folder.clone())).expect_err("a mistake");
+        assert!(error.line() == line && error.to_string().contains(expected), "{error}");
+    };
+    let line = |found: &str| text[..text.find(found).unwrap()].matches('\n').count() as u32 + 1;
+    check("assign.sums", "asign.sums", line("assign.sums"), "did you mean \"assign\"?");
+    check("assign.sums", "assign.sum", line("assign.sums"), "did you mean \"sums\"?");
+    check("all = true", "", line("assign.sums"), "all = true");
+    check("previous = true", "", line("initial ="), "belongs to previous");
+    check("unchanged = true", "equals = \"ones\"", line("until ="), "zeros");
+}
+
+#[test]
 fn the_render_example_is_a_job_that_runs() {
     let job = example("render");
     assert_eq!(&job.joins[0].file[..], "render.png");
@@ -76,7 +121,7 @@ fn the_documentation_names_every_key_and_its_example_compiles() {
     let mut sections = vec![schema()];
     sections.extend(schema()["$defs"].as_object().unwrap().values().cloned());
     for section in &sections {
-        for key in section["properties"].as_object().unwrap().keys() {
+        for key in section["properties"].as_object().into_iter().flat_map(|keys| keys.keys()) {
             assert!(text.contains(key.as_str()), "docs/job-file.md does not mention {key}");
         }
     }

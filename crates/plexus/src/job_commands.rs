@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use api::{Job, JobState, Unit};
+use api::{Job, JobState, Progress, Unit};
 use client::Client;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -93,6 +93,55 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Hold back what waits of a job; what runs goes on
+    Pause {
+        /// The job, such as job-7
+        id: JobId,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give out what waits of a paused job again
+    Unpause {
+        /// The job, such as job-7
+        id: JobId,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a job that ended incomplete go on with what it lacks, at the same prices
+    Resume {
+        /// The job, such as job-7
+        id: JobId,
+        /// A new deadline, in seconds from now
+        #[arg(long, value_name = "SECONDS")]
+        deadline: Option<u32>,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say in words why a job is where it is, and what would change that
+    Why {
+        /// The job, such as job-7
+        id: JobId,
+        #[command(flatten)]
+        market: MarketArgument,
+        /// Print JSON: the reason with its numbers
+        #[arg(long)]
+        json: bool,
+    },
     /// Write a job's result files, made here from the units' outputs and checked by their hashes
     Fetch {
         /// The job, such as job-7
@@ -122,6 +171,10 @@ impl Command {
             | Self::Watch { json, .. }
             | Self::Cancel { json, .. }
             | Self::Rate { json, .. }
+            | Self::Pause { json, .. }
+            | Self::Unpause { json, .. }
+            | Self::Resume { json, .. }
+            | Self::Why { json, .. }
             | Self::Fetch { json, .. } => *json,
         }
     }
@@ -189,6 +242,30 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 say::out(&format!("{id} cancelled: {} tokens refunded", job.money.refunded.to_tokens()));
             }
         }
+        Command::Pause { id, market, wallet, json } => {
+            let job =
+                market.with(wallet.key()?)?.pause(id, true).await.map_err(|error| missing(error, id))?;
+            answer(&job, json, "paused");
+        }
+        Command::Unpause { id, market, wallet, json } => {
+            let job =
+                market.with(wallet.key()?)?.pause(id, false).await.map_err(|error| missing(error, id))?;
+            answer(&job, json, "goes on");
+        }
+        Command::Resume { id, deadline, market, wallet, json } => {
+            let request = api::ResumeRequest { deadline_in_s: deadline };
+            let client = market.with(wallet.key()?)?;
+            let job = client.resume(id, &request).await.map_err(|error| missing(error, id))?;
+            answer(&job, json, "goes on");
+        }
+        Command::Why { id, market, json } => {
+            let job = find(&market.anonymous()?, id).await?;
+            if json {
+                say::json(&json!({ "id": id, "state": job.state, "reason": job.reason }));
+            } else {
+                say::out(&why(&job));
+            }
+        }
         Command::Fetch { id, out, partial, market, wallet: _, json } => {
             let client = market.anonymous()?;
             let job = find(&client, id).await?;
@@ -216,6 +293,39 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what became of a job.
+fn answer(job: &Job, json: bool, what: &str) {
+    if json {
+        say::json(job);
+    } else {
+        say::out(&format!("{} {what}: {}", job.id, why(job)));
+    }
+}
+
+/// Why a job is where it is, in one paragraph.
+fn why(job: &Job) -> String {
+    let progress = &job.progress;
+    let mut text = format!("{} is {}", job.id, state(job.state));
+    if let Some(reason) = &job.reason {
+        text.push_str(&format!(": {}", reason.text));
+    }
+    text.push_str(&format!(". {} of {} units are accepted", progress.accepted, job.units));
+    if progress.skipped > 0 {
+        text.push_str(&format!(", {} are no longer needed", progress.skipped));
+    }
+    if let Some(iteration) = &job.iteration {
+        text.push_str(&format!(", in iteration {} of at most {}", iteration.current, iteration.times_max));
+    }
+    text.push('.');
+    if job.state == JobState::Incomplete {
+        text.push_str(&format!(" `plexus job resume {}` has it go on with what it lacks.", job.id));
+    }
+    if job.state == JobState::Paused {
+        text.push_str(&format!(" `plexus job unpause {}` gives out the rest.", job.id));
+    }
+    text
 }
 
 async fn find(client: &Client, id: JobId) -> Result<Job, Failure> {
@@ -335,6 +445,9 @@ impl Display {
 
     fn show(&self, job: &Job) {
         let reason = job.reason.as_ref().map(|reason| reason.text.as_str()).unwrap_or_default();
+        let stages = stages(job);
+        let reason = if stages.is_empty() { reason.to_owned() } else { format!("{stages} {reason}") };
+        let reason = reason.as_str();
         match &self.bar {
             Some(bar) => {
                 bar.set_position(job.progress.accepted);
@@ -356,6 +469,17 @@ impl Display {
             bar.set_message("");
             bar.abandon();
         }
+    }
+}
+
+/// How far each stage of the current iteration is.
+fn stages(job: &Job) -> String {
+    let stages =
+        job.stages.iter().map(|stage| format!("{} {}/{}", stage.name, stage.accepted_now, stage.units));
+    let stages: Vec<_> = stages.collect();
+    match &job.iteration {
+        Some(iteration) => format!("iteration {}: {}", iteration.current, stages.join(", ")),
+        None => stages.join(", "),
     }
 }
 
@@ -422,6 +546,13 @@ fn show(job: &Job) {
     if let Some(ended_at) = &job.ended_at {
         rows.push(("ended", ended_at.clone()));
     }
+    if let Some(iteration) = &job.iteration {
+        let reached = if iteration.reached { ", which reached what it was for" } else { "" };
+        rows.push((
+            "iteration",
+            format!("{} of at most {}{reached}", iteration.current, iteration.times_max),
+        ));
+    }
     rows.extend([
         (
             "units",
@@ -460,6 +591,25 @@ fn show(job: &Job) {
         rows.push(("result", files.join(", ")));
     }
     say::facts(&rows);
+    if !job.stages.is_empty() {
+        say::out("");
+        let row = |stage: &api::JobStage| {
+            let Progress { waiting, leased, checking, blocked, parked, .. } = stage.progress;
+            vec![
+                stage.name.clone(),
+                stage.reads.join(", "),
+                format!("{}/{}", stage.accepted_now, stage.units),
+                stage.progress.accepted.to_string(),
+                checking.to_string(),
+                leased.to_string(),
+                waiting.to_string(),
+                blocked.to_string(),
+                parked.to_string(),
+            ]
+        };
+        let head = ["stage", "reads", "now", "accepted", "checked", "leased", "waiting", "blocked", "parked"];
+        say::table(&head, job.stages.iter().map(row).collect());
+    }
     if !job.workers.is_empty() {
         say::out("");
         let rows = job.workers.iter().map(|part| {

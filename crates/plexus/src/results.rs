@@ -11,7 +11,7 @@ use bytes::Bytes;
 use client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use job::{JoinError, join};
-use protocol::{Hash, JobId, JoinSpec, Manifest, OutputCommitment};
+use protocol::{Hash, JobId, JoinSpec, OutputCommitment};
 use serde::Serialize;
 
 use crate::{exit::Failure, say};
@@ -53,23 +53,34 @@ pub async fn units(client: &Client, id: JobId) -> Result<Vec<Unit>, Failure> {
     }
 }
 
+/// Units of one stage, and of the last iteration of a loop.
+async fn stage_units(client: &Client, job: &Job, stage: Option<&str>) -> Result<Vec<Unit>, Failure> {
+    let iteration = job.iteration.map(|iteration| iteration.current);
+    let (mut units, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let page = client.stage_units(job.id, stage, iteration, cursor.as_deref()).await?;
+        units.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(units);
+        }
+    }
+}
+
 /// Writes a job's result files to `out`: the joined ones, or every unit's outputs where the job joins none.
 pub async fn fetch(client: &Client, job: &Job, out: &Path) -> Result<Vec<ResultFile>, Failure> {
-    let manifest = client.blob(&job.manifest, program::MANIFEST_BYTES_MAX as u64).await?;
-    let manifest = program::parse(&manifest)
-        .map_err(|error| Failure::new(format!("the job's manifest is not one: {error}")).fix(error.fix()))?;
-    let units = units(client, job.id).await?;
     fs::create_dir_all(out)
         .map_err(|error| Failure::new(format!("failed to make the folder {}: {error}", out.display())))?;
     let mut files = Vec::new();
     for spec in &job.joins {
-        files.push(fetch_joined(client, job, &manifest, spec, &units, out).await?);
+        files.push(fetch_joined(client, job, spec, out).await?);
     }
     if job.joins.is_empty() {
-        for unit in &units {
+        let stage = job.stages.last().map(|stage| stage.name.as_str());
+        for unit in stage_units(client, job, stage).await? {
             for (number, output) in unit.outputs.iter().enumerate() {
                 let bytes = fetch_output(client, output).await?;
-                let name = format!("unit-{}-output-{number}.bin", unit.id.index);
+                let name = format!("unit-{}-output-{number}.bin", unit.index);
                 files.push(write(out, &name, &bytes, 0, None)?);
             }
         }
@@ -80,17 +91,24 @@ pub async fn fetch(client: &Client, job: &Job, out: &Path) -> Result<Vec<ResultF
 async fn fetch_joined(
     client: &Client,
     job: &Job,
-    manifest: &Manifest,
     spec: &JoinSpec,
-    units: &[Unit],
     out: &Path,
 ) -> Result<ResultFile, Failure> {
     let failed = |error: JoinError| Failure::new(format!("{} cannot be joined: {error}", spec.file));
+    let stage = match &spec.stage {
+        Some(name) => job.stages.iter().find(|stage| stage.name == *name),
+        None => job.stages.last(),
+    };
+    let (manifest, count) = stage.map_or((job.manifest, job.units), |stage| (stage.manifest, stage.units));
+    let manifest = client.blob(&manifest, program::MANIFEST_BYTES_MAX as u64).await?;
+    let manifest = program::parse(&manifest)
+        .map_err(|error| Failure::new(format!("the job's manifest is not one: {error}")).fix(error.fix()))?;
     // Before anything is fetched: a specification that makes no sense, or too much memory.
-    job::check_join(spec, manifest, job.units).map_err(failed)?;
+    job::check_join(spec, &manifest, count).map_err(failed)?;
+    let units = stage_units(client, job, stage.map(|stage| stage.name.as_str())).await?;
     let output = spec.output as usize;
     let wanted: Vec<(u64, OutputCommitment)> =
-        units.iter().filter_map(|unit| Some((unit.id.index, *unit.outputs.get(output)?))).collect();
+        units.iter().filter_map(|unit| Some((unit.index, *unit.outputs.get(output)?))).collect();
     let fetched: BTreeMap<u64, Bytes> = stream::iter(wanted)
         .map(|(unit, output)| async move { fetch_output(client, &output).await.map(|bytes| (unit, bytes)) })
         .buffer_unordered(FETCHES_AT_ONCE)
@@ -100,9 +118,8 @@ async fn fetch_joined(
     for blob in spec.blobs() {
         beside.insert(blob, client.blob(&blob, BLOB_BYTES_MAX).await?);
     }
-    let outputs = (0..job.units).map(|unit| fetched.get(&unit));
-    let joined =
-        join(spec, manifest, job.units, outputs, |blob| beside.get(blob).cloned()).map_err(failed)?;
+    let outputs = (0..count).map(|unit| fetched.get(&unit));
+    let joined = join(spec, &manifest, count, outputs, |blob| beside.get(blob).cloned()).map_err(failed)?;
     let accuracy = joined
         .agreement
         .filter(|agreement| agreement.total > 0)

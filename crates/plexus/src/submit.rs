@@ -9,10 +9,10 @@ use std::{
     process::ExitCode,
 };
 
-use api::{Job, JobRequest, code};
+use api::{GatherInput, GraphRequest, IterateRequest, Job, StageInput, StageRequest, Until, code};
 use client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
-use job::CompiledJob;
+use job::{CompiledGraph, CompiledJob};
 use protocol::{Amount, Hash, manifest::Verify};
 use serde_json::json;
 
@@ -76,7 +76,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     }
     let client = options.market.with(options.wallet.key_or_new()?)?;
     upload_kernels(&client, &compiled).await?;
-    let asks_market = compiled.unit_price.is_none();
+    let asks_market = compiled.stages.iter().any(|stage| stage.job.unit_price.is_none());
     let mut request = request(compiled.clone());
     let quote = client.quote(&request).await?;
     if !options.json {
@@ -170,24 +170,33 @@ fn init(dir: &Path, json: bool) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the job file and all that it names, and checks the program: what is wrong here never reaches a market.
-pub fn compile(file: &Path) -> Result<CompiledJob, Failure> {
+pub fn compile(file: &Path) -> Result<CompiledGraph, Failure> {
     let text = fs::read_to_string(file).map_err(|error| {
         let failure = Failure::new(format!("failed to read the job file {}: {error}", file.display()));
         failure.code("job_file_unreadable").fix("`plexus submit --init DIR` writes a first job file")
     })?;
     let folder = file.parent().unwrap_or(Path::new("")).to_owned();
     let files = Files { folder: job::Folder(folder.clone()), read: RefCell::default() };
-    let compiled = job::compile(&text, &file.display().to_string(), &files)
-        .map_err(|error| Failure::new(error.to_string()).code(error.code().as_str()))?;
+    let compiled = job::compile_any(&text, &file.display().to_string(), &files)
+        .map_err(|error| Failure::new(error.to_string()).code(error.code().as_str()))?
+        .into_graph();
+    for stage in &compiled.stages {
+        check(&stage.job, &compiled, &files, &folder)?;
+    }
+    Ok(compiled)
+}
+
+/// Checks the program of one stage with its kernels' texts.
+fn check(stage: &CompiledJob, compiled: &CompiledGraph, files: &Files, folder: &Path) -> Result<(), Failure> {
     let mut kernels = BTreeMap::new();
-    for (name, kernel) in &compiled.manifest.program.kernels {
+    for (name, kernel) in &stage.manifest.program.kernels {
         let bytes = compiled.blobs.get(&kernel.blob).cloned().unwrap_or_default();
         let text = String::from_utf8(bytes.into())
             .map_err(|_| Failure::new(format!("kernel {name} is not UTF-8 text")).code("kernel_not_text"))?;
         kernels.insert(kernel.blob, text);
     }
-    program::check(&compiled.manifest, &kernels).map_err(|error| {
-        let kernel = error.kernel().and_then(|name| compiled.manifest.program.kernels.get(name));
+    program::check(&stage.manifest, &kernels).map_err(|error| {
+        let kernel = error.kernel().and_then(|name| stage.manifest.program.kernels.get(name));
         let read = files.read.borrow();
         let path = kernel.and_then(|kernel| read.get(&kernel.blob)).map(|path| folder.join(path));
         let path = path.map(|path| path.display().to_string());
@@ -196,7 +205,7 @@ pub fn compile(file: &Path) -> Result<CompiledJob, Failure> {
         let place = Place { file: path, field, line: error.line(), column: error.column() };
         Failure::new(text).code(error.code()).fix(error.fix()).at(place)
     })?;
-    Ok(compiled)
+    Ok(())
 }
 
 /// The job file's folder; knows afterwards which bytes came from which file.
@@ -222,38 +231,53 @@ impl job::FileSource for Files {
 
 /// What the market will put into escrow: every unit, and the most checks that its policy may draw for it. Nobody knows where
 /// the job pays the market's price.
-fn escrow(compiled: &CompiledJob) -> Option<Amount> {
-    let executions = match compiled.manifest.verify {
-        Verify::Audit { .. } => 2,
-        Verify::Quorum { agree } => u64::from(agree),
+fn escrow(compiled: &CompiledGraph) -> Option<Amount> {
+    let stage = |stage: &CompiledJob| {
+        let executions = match stage.manifest.verify {
+            Verify::Audit { .. } => 2,
+            Verify::Quorum { agree } => u64::from(agree),
+        };
+        let units = stage.units.saturating_mul(executions).saturating_mul(compiled.iterations_max());
+        stage.unit_price.map(|price| price.checked_mul(units).unwrap_or(Amount(u64::MAX)))
     };
-    let units = compiled.units.saturating_mul(executions);
-    compiled.unit_price.map(|price| price.checked_mul(units).unwrap_or(Amount(u64::MAX)))
+    compiled.stages.iter().try_fold(Amount::ZERO, |sum, of| {
+        stage(&of.job).map(|part| sum.checked_add(part).unwrap_or(Amount(u64::MAX)))
+    })
 }
 
-fn describe(compiled: &CompiledJob, escrow: Option<Amount>, json: bool) {
+fn describe(compiled: &CompiledGraph, escrow: Option<Amount>, json: bool) {
     let bytes: usize = compiled.blobs.values().map(|bytes| bytes.len()).sum();
     if json {
         return say::json(&json!({
             "name": compiled.name,
-            "units": compiled.units.to_string(),
+            "units": compiled.units().to_string(),
             "blobs": compiled.blobs.len(),
             "blob_bytes": bytes.to_string(),
-            "unit_price": compiled.unit_price,
+            "unit_price": compiled.stages[0].job.unit_price,
             "escrow": escrow,
             "budget": compiled.budget,
             "files": compiled.joins.iter().map(|join| &join.file).collect::<Vec<_>>(),
-            "manifest": compiled.manifest,
+            "manifest": compiled.stages[0].job.manifest,
+            "stages": if compiled.is_plain() { vec![] } else {
+                let stage = |stage: &job::CompiledStage| json!({
+                    "name": stage.name,
+                    "units": stage.job.units.to_string(),
+                    "unit_price": stage.job.unit_price,
+                    "manifest": stage.job.manifest,
+                });
+                compiled.stages.iter().map(stage).collect()
+            },
+            "iterations_max": compiled.iterations_max(),
         }));
     }
     let files: Vec<_> = compiled.joins.iter().map(|join| join.file.as_str()).collect();
     say::facts(&[
         ("job", compiled.name.clone()),
-        ("units", compiled.units.to_string()),
+        ("units", units(compiled)),
         ("uploads", format!("{} blobs, {bytes} bytes", compiled.blobs.len())),
         (
             "unit price",
-            compiled.unit_price.map_or_else(
+            compiled.stages[0].job.unit_price.map_or_else(
                 || "the market's price; `plexus quote` asks for it".to_owned(),
                 |price| format!("{} tokens", price.to_tokens()),
             ),
@@ -269,9 +293,10 @@ fn describe(compiled: &CompiledJob, escrow: Option<Amount>, json: bool) {
     ]);
 }
 
-/// What a quote needs: the program's texts.
-pub async fn upload_kernels(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> {
-    for kernel in compiled.manifest.program.kernels.values() {
+/// What a quote needs: the programs' texts.
+pub async fn upload_kernels(client: &Client, compiled: &CompiledGraph) -> Result<(), Failure> {
+    let kernels = compiled.stages.iter().flat_map(|stage| stage.job.manifest.program.kernels.values());
+    for kernel in kernels {
         if let Some(text) = compiled.blobs.get(&kernel.blob) {
             client.upload_blob(text.clone()).await?;
         }
@@ -279,7 +304,17 @@ pub async fn upload_kernels(client: &Client, compiled: &CompiledJob) -> Result<(
     Ok(())
 }
 
-async fn upload(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> {
+/// How many units, by stage.
+fn units(compiled: &CompiledGraph) -> String {
+    if compiled.is_plain() {
+        return compiled.units().to_string();
+    }
+    let stages: Vec<_> =
+        compiled.stages.iter().map(|stage| format!("{} {}", stage.name, stage.job.units)).collect();
+    format!("{}: {}, at most {} times", compiled.units(), stages.join(", "), compiled.iterations_max())
+}
+
+async fn upload(client: &Client, compiled: &CompiledGraph) -> Result<(), Failure> {
     stream::iter(compiled.blobs.values().cloned())
         .map(|bytes| client.upload_blob(bytes))
         .buffer_unordered(UPLOADS_AT_ONCE)
@@ -288,33 +323,62 @@ async fn upload(client: &Client, compiled: &CompiledJob) -> Result<(), Failure> 
     Ok(())
 }
 
-pub fn request(compiled: CompiledJob) -> JobRequest {
-    JobRequest {
+pub fn request(compiled: CompiledGraph) -> GraphRequest {
+    let iterate = compiled.iterate.map(|iterate| IterateRequest {
+        times_max: iterate.times_max,
+        until: iterate.until.map(|until| match until.equals {
+            None => Until::Unchanged { stage: until.stage, output: until.output },
+            Some(blob) => Until::Equals { stage: until.stage, output: until.output, blob },
+        }),
+    });
+    GraphRequest {
         name: compiled.name,
-        manifest: compiled.manifest,
-        units: compiled.units,
-        inputs: compiled.inputs,
+        stages: compiled.stages.into_iter().map(stage_request).collect(),
+        iterate,
         joins: compiled.joins,
         priority: api::Priority::Normal,
         royalty: None,
-        unit_price: compiled.unit_price,
         budget: compiled.budget,
-        package_units: compiled.package_units,
         deadline_in_s: None,
         attempts_max: None,
+    }
+}
+
+fn stage_request(stage: job::CompiledStage) -> StageRequest {
+    let job::CompiledStage { name, job, mut gathers } = stage;
+    let input = |(number, split)| match gathers.remove(&number) {
+        None => StageInput::Split(split),
+        Some(gather) => StageInput::Gather(Box::new(GatherInput {
+            stage: gather.stage,
+            output: gather.output,
+            step: gather.step,
+            count: gather.count,
+            offset: 0,
+            stride: gather.stride,
+            length: gather.length,
+            initial: gather.initial,
+        })),
+    };
+    StageRequest {
+        name,
+        units: job.units,
+        inputs: job.inputs.into_iter().enumerate().map(input).collect(),
+        unit_price: job.unit_price,
+        package_units: job.package_units,
+        manifest: job.manifest,
     }
 }
 
 /// Submits; where the wallet has too little and the market gives out test tokens, takes some.
 async fn submit(
     client: &Client,
-    request: JobRequest,
+    request: GraphRequest,
     escrow: Amount,
     no_faucet: bool,
 ) -> Result<Job, Failure> {
     let mut faucet_calls = 0;
     loop {
-        let error = match client.submit(&request).await {
+        let error = match client.submit_graph(&request).await {
             Ok(job) => return Ok(job),
             Err(error) if error.code() == Some(code::BALANCE_TOO_LOW) => error,
             Err(error) => return Err(error.into()),

@@ -138,6 +138,31 @@ export type Event =
 export type Exact = 'exact';
 
 /**
+ * An input that is made of other units' outputs: unit `i` reads one output of the upstream units
+ * `[i · step, i · step + count)`, one after the other, and of that the `length` bytes from `offset + i · stride`; what is
+ * missing is zero. With `step` and `count` 1 that is a map, with both `k` a reduction of `k` units to one, with `step` 0 the
+ * same units for everybody.
+ */
+export interface GatherInput {
+  /** Upstream units a unit reads, at most 4 096. */
+  count: string;
+  /** Given when the upstream units are those of the iteration before; the first iteration reads this instead. */
+  initial?: InputSplit | null;
+  /** Bytes a unit sees. */
+  length: string;
+  /** Where unit 0 begins in their outputs, in bytes. */
+  offset?: string;
+  /** Which of its outputs. */
+  output?: number;
+  /** The upstream stage's name. */
+  stage: string;
+  /** Upstream units from one unit's first to the next one's. */
+  step: string;
+  /** From one unit's beginning to the next one's, in bytes. */
+  stride?: string;
+}
+
+/**
  * An input that is made of other units' outputs. Each unit sees `length` bytes of some of the blobs, one after the other;
  * what is missing to `length` is zero.
  */
@@ -158,6 +183,27 @@ export interface GatheredUnit {
   first: number;
   /** Where the unit begins in them, in bytes. */
   offset: string;
+}
+
+/**
+ * `POST /v1/jobs` for a job of several stages, or one that is run again and again. Every blob it names must have been
+ * uploaded.
+ */
+export interface GraphRequest {
+  /** Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent. */
+  attempts_max?: number | null;
+  /** The most the job may hold in escrow; no cap when absent. */
+  budget?: Amount | null;
+  /** In how many seconds the job is to be done; nothing of it is given out later. */
+  deadline_in_s?: number | null;
+  /** Whether all stages are run again and again. */
+  iterate?: IterateRequest | null;
+  /** How outputs become files. */
+  joins?: JoinSpec[];
+  /** A name for people, at most 100 characters. */
+  name: string;
+  /** What is computed; a stage reads blobs and what stages before it put out. */
+  stages: StageRequest[];
 }
 
 export type Hash = string;
@@ -212,19 +258,31 @@ export interface InputSplit {
   stride: string;
 }
 
+/** A job whose stages run again and again. */
+export interface IterateRequest {
+  /** Most iterations; the escrow covers them all. */
+  times_max: number;
+  /** When to stop earlier. */
+  until?: Until | null;
+}
+
 /** `GET /v1/jobs/{id}`. */
 export interface Job {
+  /** When it is to be done. */
+  deadline?: string | null;
   /** When it ended. */
   ended_at?: string | null;
   /** The job. */
   id: JobId;
-  /** Its inputs. */
+  /** Its inputs, as far as they are blobs; of the first stage. */
   inputs: InputSplit[];
+  /** The current iteration, from 1, and how many there are at most; of an iterated job. */
+  iteration?: JobIteration | null;
   /** Its result files. */
   joins: JoinSpec[];
   /** The queue segment. */
   kind: JobKind;
-  /** The blob with the manifest. */
+  /** The blob with the manifest, of the first stage. */
   manifest: Hash;
   /** Its money. */
   money: JobMoney;
@@ -236,11 +294,13 @@ export interface Job {
   progress: Progress;
   /** Why it is not done yet, or why it ended incomplete. */
   reason?: Reason | null;
+  /** Its stages, where it has several or is iterated. */
+  stages?: JobStage[];
   /** Where it is in its life. */
   state: JobState;
   /** When it was submitted. */
   submitted_at: string;
-  /** What one unit pays. */
+  /** What one unit pays, of the first stage. */
   unit_price: Amount;
   /** How many units. */
   units: string;
@@ -251,6 +311,16 @@ export interface Job {
 }
 
 export type JobId = string;
+
+/** How far an iterated job is. */
+export interface JobIteration {
+  /** The iteration that runs, or the last one, from 1. */
+  current: number;
+  /** Whether an iteration reached what the job was for, so that `current` is the last one. */
+  reached: boolean;
+  /** Most iterations. */
+  times_max: number;
+}
 
 /** The queue's segments. */
 export type JobKind = 'batch' | 'inference' | 'training';
@@ -273,8 +343,12 @@ export interface JobMoney {
 
 /** `POST /v1/jobs`. Every blob it names must have been uploaded. */
 export interface JobRequest {
+  /** Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent. */
+  attempts_max?: number | null;
   /** The most the job may hold in escrow; no cap when absent. */
   budget?: Amount | null;
+  /** In how many seconds the job is to be done; nothing of it is given out later. */
+  deadline_in_s?: number | null;
   /** One a manifest input, in order. */
   inputs: InputSplit[];
   /** How outputs become files. */
@@ -291,8 +365,26 @@ export interface JobRequest {
   units: string;
 }
 
+/** One stage of a job of several. */
+export interface JobStage {
+  /** Units accepted in the current iteration. */
+  accepted_now: string;
+  /** The blob with the manifest. */
+  manifest: Hash;
+  /** Its name. */
+  name: string;
+  /** Where the units of all iterations are. */
+  progress: Progress;
+  /** Stages whose outputs it reads; those of the iteration before stand with a leading `previous `. */
+  reads: string[];
+  /** What one unit pays. */
+  unit_price: Amount;
+  /** How many units, in each iteration. */
+  units: string;
+}
+
 /** Where a job is in its life. */
-export type JobState = 'waiting' | 'running' | 'done' | 'cancelled' | 'incomplete';
+export type JobState = 'waiting' | 'running' | 'paused' | 'done' | 'cancelled' | 'incomplete';
 
 /** One worker's part in a job. */
 export interface JobWorker {
@@ -361,6 +453,11 @@ export interface JoinSpec {
   output: number;
   /** Inputs that become leading columns of a CSV: what a sweep varied. */
   parameters?: JoinParameter[];
+  /**
+   * The stage whose outputs these are, of a job of several; the last one when absent. Of an iterated job it is the last
+   * iteration's.
+   */
+  stage?: string | null;
 }
 
 /** One WGSL entry point. */
@@ -529,17 +626,21 @@ export type PackageId = string;
 export interface Page_Job {
   /** The items. */
   items: ({
+    /** When it is to be done. */
+    deadline?: string | null;
     /** When it ended. */
     ended_at?: string | null;
     /** The job. */
     id: JobId;
-    /** Its inputs. */
+    /** Its inputs, as far as they are blobs; of the first stage. */
     inputs: InputSplit[];
+    /** The current iteration, from 1, and how many there are at most; of an iterated job. */
+    iteration?: JobIteration | null;
     /** Its result files. */
     joins: JoinSpec[];
     /** The queue segment. */
     kind: JobKind;
-    /** The blob with the manifest. */
+    /** The blob with the manifest, of the first stage. */
     manifest: Hash;
     /** Its money. */
     money: JobMoney;
@@ -551,11 +652,13 @@ export interface Page_Job {
     progress: Progress;
     /** Why it is not done yet, or why it ended incomplete. */
     reason?: Reason | null;
+    /** Its stages, where it has several or is iterated. */
+    stages?: JobStage[];
     /** Where it is in its life. */
     state: JobState;
     /** When it was submitted. */
     submitted_at: string;
-    /** What one unit pays. */
+    /** What one unit pays, of the first stage. */
     unit_price: Amount;
     /** How many units. */
     units: string;
@@ -601,8 +704,14 @@ export interface Page_Unit {
     checked_by?: PublicKey[];
     /** The unit. */
     id: UnitId;
+    /** Its number in its stage. */
+    index?: string;
+    /** Its iteration, from 1, of an iterated job. */
+    iteration?: number | null;
     /** Its outputs, once accepted. */
     outputs?: OutputCommitment[];
+    /** Its stage, where the job has several or is iterated. */
+    stage?: string | null;
     /** Where it is. */
     state: UnitState;
     /** Who computed it, once accepted. */
@@ -716,12 +825,16 @@ export interface Program {
 export interface Progress {
   /** Verified and paid. */
   accepted: string;
+  /** Waiting for other units' results. */
+  blocked?: string;
   /** Committed, not yet verified. */
   checking: string;
   /** In a worker's hands. */
   leased: string;
   /** Given up after too many attempts. */
   parked: string;
+  /** Not wanted any more, because an earlier iteration reached what the job was for. */
+  skipped?: string;
   /** Not leased. */
   waiting: string;
 }
@@ -828,6 +941,12 @@ export interface ReleaseRequest {
   generation: number;
 }
 
+/** `POST /v1/jobs/{id}/resume`. */
+export interface ResumeRequest {
+  /** A new deadline, in seconds from now; the old one, if it is still to come, when absent. */
+  deadline_in_s?: number | null;
+}
+
 /** The runtime a manifest is written for. */
 export type Runtime = 'wgsl';
 
@@ -863,6 +982,28 @@ export interface SignedReceipt {
   units: UnitOutputs[];
 }
 
+/** Where an input of a stage comes from. */
+export type StageInput = InputSplit | GatherInput;
+
+/** Units of one program. */
+export interface StageRequest {
+  /** One a manifest input, in order. */
+  inputs: StageInput[];
+  /** What a unit computes. */
+  manifest: Manifest;
+  /** Its name, unlike those of the other stages; at most 100 characters. */
+  name: string;
+  /** Units a package; the market decides when absent. */
+  package_units?: number | null;
+  /** What one unit pays. */
+  unit_price: Amount;
+  /** How many units, in each iteration. */
+  units: string;
+}
+
+/** A plain job, or one of several stages. */
+export type SubmitRequest = JobRequest | GraphRequest;
+
 /** Elements `a` and `b` agree when `|a − b| ≤ abs + rel · max(|a|, |b|)`. */
 export interface Tolerance {
   /** Absolute error allowed. */
@@ -881,8 +1022,14 @@ export interface Unit {
   checked_by?: PublicKey[];
   /** The unit. */
   id: UnitId;
+  /** Its number in its stage. */
+  index?: string;
+  /** Its iteration, from 1, of an iterated job. */
+  iteration?: number | null;
   /** Its outputs, once accepted. */
   outputs?: OutputCommitment[];
+  /** Its stage, where the job has several or is iterated. */
+  stage?: string | null;
   /** Where it is. */
   state: UnitState;
   /** Who computed it, once accepted. */
@@ -908,7 +1055,26 @@ export interface UnitRun {
 }
 
 /** Where a unit is. */
-export type UnitState = 'waiting' | 'leased' | 'checking' | 'accepted' | 'parked';
+export type UnitState = 'waiting' | 'leased' | 'checking' | 'accepted' | 'parked' | 'blocked' | 'skipped';
+
+/** When an iterated job is done. Both are decided on the commitments of accepted outputs alone. */
+export type Until =
+  | {
+    kind: 'unchanged';
+    /** Which of its outputs. */
+    output?: number;
+    /** The stage's name. */
+    stage: string;
+  }
+  | {
+    /** The blob that the output is to be; it need not be there. */
+    blob: Hash;
+    kind: 'equals';
+    /** Which of its outputs. */
+    output?: number;
+    /** The stage's name. */
+    stage: string;
+  };
 
 /** What verification did for a job so far, in units. */
 export interface VerificationCounts {
