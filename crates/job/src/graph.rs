@@ -217,7 +217,7 @@ impl Stages<'_> {
             (true, Some((span, array))) => {
                 // A later stage's units are not known yet: what stands in for them says how many they are.
                 let bytes = array.bytes.len() as u64;
-                if bytes == 0 || bytes % unit_bytes != 0 {
+                if bytes == 0 || !bytes.is_multiple_of(unit_bytes) {
                     let message = format!("{bytes} bytes are not a number of outputs of {unit_bytes} bytes");
                     return Err(wrong(span, message));
                 }
@@ -362,8 +362,11 @@ fn compile_graph(file: GraphFile, files: &dyn FileSource) -> Result<CompiledGrap
     Ok(CompiledGraph { name: name.value, stages, iterate, joins, blobs, budget })
 }
 
+/// What an input reads, and where the job file says what the first iteration reads.
+type Wired = (At<String>, Option<Range<usize>>);
+
 /// Whether what the first iteration reads stands for as many units as there are.
-fn check_initial(stages: &[CompiledStage], inputs: &[Vec<(At<String>, Option<Range<usize>>)>]) -> Result<()> {
+fn check_initial(stages: &[CompiledStage], inputs: &[Vec<Wired>]) -> Result<()> {
     for (stage, inputs) in stages.iter().zip(inputs) {
         // In the order of the file, as the inputs were numbered.
         for (gather, (from, initial)) in stage.gathers.values().zip(inputs) {
