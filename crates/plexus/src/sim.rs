@@ -1,18 +1,22 @@
 //! `plexus sim`: the market's rules against a simulated network, as tables, JSON and plots.
 
+mod plots;
+mod watch;
+
 use std::{
-    collections::BTreeMap,
+    any::Any,
+    fmt::Write as _,
     fs,
     io::{self, IsTerminal},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
-use plotters::prelude::*;
+use indicatif::ProgressBar;
 use serde_json::json;
-use sim::{Faults, Observer, Report, Sample, Scenario, Workload};
+use sim::{Faults, Report, Scenario, Workload};
+use watch::{Cost, Watch};
 
 use crate::{exit::Failure, say};
 
@@ -28,19 +32,28 @@ pub struct Options {
     /// What every draw comes from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Run this many seeds, from --seed on, and say which ones went wrong
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["sweep", "svg"], value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
+    /// Run these sizes of the network and show how the cost of a decision grows
+    #[arg(long, value_name = "PROVIDERS,...", value_delimiter = ',', conflicts_with = "providers", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    sweep: Vec<u32>,
     /// A workload file (TOML) instead of the built-in one
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
     /// Simulated minutes in which jobs arrive; what is left is then finished
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     minutes: u32,
-    /// Lose, repeat and reorder messages, crash providers and the market, move its clock
+    /// Let go wrong what can: all, or only some of loss, repeat, delay, device, provider, market, leader, clock
+    #[arg(long, value_name = "KINDS", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_delimiter = ',')]
+    faults: Option<Vec<String>>,
+    /// After a failure, look for the smallest run that fails, too
     #[arg(long)]
-    faults: bool,
+    shrink: bool,
     /// Check the invariants each time this many commands were decided [default: by the number of providers]
     #[arg(long, value_name = "COMMANDS", value_parser = clap::value_parser!(u64).range(1..))]
     check_every: Option<u64>,
-    /// Write plots of throughput, utilisation and queue to this file
+    /// Write plots to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Print JSON
@@ -49,40 +62,203 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let scenario = scenario(options)?;
+    if let Some(count) = options.seeds {
+        return seeds(options, &scenario, count);
+    }
+    if !options.sweep.is_empty() {
+        return sweep(options, &scenario);
+    }
+    let (report, cost) = simulate(options, &scenario);
+    write_svg(options, || plots::of_run(&report))?;
+    if options.json {
+        say::json(&json!({ "report": report, "cost": cost.json() }));
+    } else {
+        print(&report, &cost, options.svg.as_deref());
+    }
+    verdict(options, &scenario, &report)
+}
+
+fn scenario(options: &Options) -> Result<Scenario, Failure> {
     let mut scenario = Scenario::new(options.seed, options.providers, options.minutes);
     if let Some(path) = &options.workload {
         scenario.workload = read_workload(path)?;
     }
-    if options.faults {
-        scenario.faults = Faults::all();
+    if let Some(kinds) = &options.faults {
+        let all = kinds.iter().any(|kind| kind == "all");
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        scenario.faults = if all { Some(Faults::all()) } else { Faults::of(&kinds) }.ok_or_else(|| {
+            Failure::new(format!("--faults takes all, or some of {}", Faults::KINDS.join(", "))).code("usage")
+        })?;
     }
     if let Some(check_every) = options.check_every {
         scenario.check_every = check_every;
     }
-    let mut watch = Watch::new(!options.json && io::stderr().is_terminal());
-    let began = Instant::now();
-    let report = sim::run(&scenario, &mut watch);
-    let whole = began.elapsed();
-    watch.bar.finish_and_clear();
+    Ok(scenario)
+}
 
-    if let Some(path) = &options.svg {
-        fs::write(path, plots(&report))
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+/// Runs a scenario. A broken assertion of the rules is a problem like others, so that its seed is told.
+fn simulate(options: &Options, scenario: &Scenario) -> (Report, Cost) {
+    let shown = !options.json && io::stderr().is_terminal();
+    let what =
+        if options.sweep.is_empty() { String::new() } else { format!("{} providers", scenario.providers) };
+    let mut watch = Watch::new(shown, what);
+    let report = survive(|| sim::run(scenario, &mut watch), scenario);
+    (report, watch.finish())
+}
+
+fn survive(run: impl FnOnce() -> Report, scenario: &Scenario) -> Report {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Report {
+        seed: scenario.seed,
+        providers: scenario.providers,
+        minutes: scenario.minutes,
+        problems: vec![format!("an assertion failed: {}", words(&*panic))],
+        ..Report::default()
+    })
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// The command line that shows a run again.
+fn command_line(options: &Options, scenario: &Scenario) -> String {
+    let Scenario { seed, providers, minutes, faults, .. } = scenario;
+    let mut line = format!("plexus sim --seed {seed} --providers {providers} --minutes {minutes}");
+    if *faults == Faults::all() {
+        line.push_str(" --faults");
+    } else if *faults != Faults::default() {
+        let _ = write!(line, " --faults={}", faults.kinds().join(","));
     }
-    if options.json {
-        say::json(&json!({ "report": report, "cost": watch.cost(whole) }));
-    } else {
-        print(&report, &watch, whole, options.svg.as_deref());
+    if let Some(path) = &options.workload {
+        let _ = write!(line, " --workload {}", path.display());
     }
+    if let Some(check_every) = options.check_every {
+        let _ = write!(line, " --check-every {check_every}");
+    }
+    line
+}
+
+fn verdict(options: &Options, scenario: &Scenario, report: &Report) -> Result<ExitCode, Failure> {
     if report.problems.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
+    let smallest = if options.shrink {
+        sim::shrink(scenario, &mut |candidate| {
+            !survive(|| sim::run(candidate, &mut ()), candidate).problems.is_empty()
+        })
+    } else {
+        scenario.clone()
+    };
     let count = report.problems.len();
     let failure =
         Failure::new(format!("{count} of what must hold did not; the first: {}", report.problems[0]));
+    let line = command_line(options, &smallest);
     Err(failure
         .code("simulation_failed")
-        .fix("report it with this command line: the seed shows the same run again"))
+        .fix(format!("report it with this command, which shows it again: {line}")))
+}
+
+/// Many seeds, one after the other.
+fn seeds(options: &Options, first: &Scenario, count: u64) -> Result<ExitCode, Failure> {
+    let shown = !options.json && io::stderr().is_terminal();
+    let bar = if shown { ProgressBar::new(count) } else { ProgressBar::hidden() };
+    let mut failed: Vec<(Scenario, Report)> = Vec::new();
+    let mut decisions = 0;
+    for seed in first.seed..first.seed.saturating_add(count) {
+        let scenario = Scenario { seed, ..first.clone() };
+        let report = survive(|| sim::run(&scenario, &mut ()), &scenario);
+        decisions += report.decisions;
+        if !report.problems.is_empty() {
+            bar.suspend(|| {
+                say::err(&format!("problem: {}: {}", command_line(options, &scenario), report.problems[0]));
+            });
+            failed.push((scenario, report));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if options.json {
+        let failures: Vec<_> = failed
+            .iter()
+            .map(|(scenario, report)| {
+                json!({
+                    "seed": scenario.seed,
+                    "problems": report.problems,
+                    "command": command_line(options, scenario),
+                })
+            })
+            .collect();
+        say::json(&json!({ "seeds": count, "decisions": decisions, "failures": failures }));
+    } else {
+        say::out(&format!("{count} seeds, {decisions} decisions: {} went wrong", failed.len()));
+    }
+    match failed.first() {
+        None => Ok(ExitCode::SUCCESS),
+        Some((scenario, report)) => verdict(options, scenario, report),
+    }
+}
+
+/// The same network in several sizes.
+fn sweep(options: &Options, like: &Scenario) -> Result<ExitCode, Failure> {
+    let mut sizes = options.sweep.clone();
+    // In this order the most memory a process ever had is the last run's.
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut runs = Vec::new();
+    for providers in sizes {
+        let check_every = options.check_every.unwrap_or(Scenario::new(0, providers, 1).check_every);
+        let scenario = Scenario { providers, check_every, ..like.clone() };
+        let (report, cost) = simulate(options, &scenario);
+        if !report.problems.is_empty() {
+            return verdict(options, &scenario, &report);
+        }
+        runs.push((report, cost));
+    }
+    write_svg(options, || plots::of_sweep(like.seed, &runs))?;
+    if options.json {
+        let runs: Vec<_> =
+            runs.iter().map(|(report, cost)| json!({ "report": report, "cost": cost.json() })).collect();
+        say::json(&json!({ "runs": runs }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = runs.iter().map(|(report, cost)| {
+        vec![
+            plots::grouped(report.providers.into()),
+            plots::grouped(report.jobs.submitted),
+            plots::grouped(report.units.accepted),
+            plots::grouped(report.decisions),
+            format!("{:.1}", report.units_per_s),
+            format!("{:.0} %", report.utilisation * 100.0),
+            format!("{:.1}", cost.wall.as_secs_f64()),
+            cost.memory_mib.map_or(String::new(), |mib| format!("{mib:.0}")),
+        ]
+    });
+    let head = ["PROVIDERS", "JOBS", "UNITS", "DECISIONS", "UNITS/S", "AT WORK", "REAL TIME S", "MEMORY MIB"];
+    say::table(&head, rows.collect());
+    say::out("");
+    let mut kinds: Vec<_> = runs.iter().flat_map(|(_, cost)| cost.kinds()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let sizes: Vec<_> = runs.iter().map(|(report, _)| plots::grouped(report.providers.into())).collect();
+    let head: Vec<&str> = ["MEDIAN µs (99 %)"].into_iter().chain(sizes.iter().map(String::as_str)).collect();
+    let cell = |kind: &watch::Kind| format!("{:.2} ({:.1})", kind.quantile_us(0.5), kind.quantile_us(0.99));
+    let row = |name: &str, of: &dyn Fn(&Cost) -> Option<String>| {
+        let cells = runs.iter().map(|(_, cost)| of(cost).unwrap_or_default());
+        [name.to_owned()].into_iter().chain(cells).collect()
+    };
+    let mut rows: Vec<Vec<String>> =
+        kinds.iter().map(|kind| row(kind, &|cost| cost.by_command.get(kind).map(cell))).collect();
+    rows.push(row("all", &|cost| Some(cell(&cost.all))));
+    rows.push(row("all, mean", &|cost| Some(format!("{:.2}", cost.mean_us()))));
+    say::table(&head, rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_svg(options: &Options, svg: impl FnOnce() -> String) -> Result<(), Failure> {
+    let Some(path) = &options.svg else { return Ok(()) };
+    fs::write(path, svg()).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
 }
 
 fn read_workload(path: &Path) -> Result<Workload, Failure> {
@@ -95,107 +271,10 @@ fn read_workload(path: &Path) -> Result<Workload, Failure> {
     })
 }
 
-/// Measures what the simulator cannot: real time.
-struct Watch {
-    bar: ProgressBar,
-    since: Option<Instant>,
-    kinds: BTreeMap<&'static str, Kind>,
-}
-
-/// Decisions of one kind of command.
-#[derive(Default)]
-struct Kind {
-    count: u64,
-    total: Duration,
-    /// Decisions by their time: eight steps for each doubling of nanoseconds.
-    histogram: BTreeMap<u32, u64>,
-}
-
-impl Kind {
-    fn add(&mut self, took: Duration) {
-        let ns = (took.as_nanos() as u64).max(8);
-        let doublings = ns.ilog2();
-        let eighths = (ns >> (doublings - 3)) as u32 - 8;
-        *self.histogram.entry(doublings * 8 + eighths).or_default() += 1;
-        self.count += 1;
-        self.total += took;
-    }
-
-    fn merge(mut self, other: &Self) -> Self {
-        for (step, count) in &other.histogram {
-            *self.histogram.entry(*step).or_default() += count;
-        }
-        self.count += other.count;
-        self.total += other.total;
-        self
-    }
-
-    fn mean_us(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.total.as_secs_f64() * 1e6 / self.count as f64 }
-    }
-
-    /// The time that this share of decisions did not exceed, in microseconds, an eighth too high at most.
-    fn quantile_us(&self, share: f64) -> f64 {
-        let rank = (self.count as f64 * share).ceil() as u64;
-        let mut seen = 0;
-        let step = self.histogram.iter().find(|(_, count)| {
-            seen += **count;
-            seen >= rank
-        });
-        step.map_or(0.0, |(step, _)| f64::from(step % 8 + 9) / 8.0 * 2f64.powi((step / 8) as i32) / 1e3)
-    }
-}
-
-impl Watch {
-    fn new(shown: bool) -> Self {
-        let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} simulated seconds  {msg}");
-        bar.set_style(style.expect("the template is right").progress_chars("━╸ "));
-        Self { bar, since: None, kinds: BTreeMap::new() }
-    }
-
-    fn all(&self) -> Kind {
-        self.kinds.values().fold(Kind::default(), Kind::merge)
-    }
-
-    fn cost(&self, whole: Duration) -> serde_json::Value {
-        let entry = |kind: &Kind| {
-            json!({
-                "decisions": kind.count,
-                "mean_us": kind.mean_us(),
-                "median_us": kind.quantile_us(0.5),
-                "p99_us": kind.quantile_us(0.99),
-                "longest_us": kind.quantile_us(1.0),
-            })
-        };
-        let kinds: BTreeMap<_, _> = self.kinds.iter().map(|(name, kind)| (*name, entry(kind))).collect();
-        json!({ "wall_s": whole.as_secs_f64(), "all": entry(&self.all()), "by_command": kinds })
-    }
-}
-
-impl Observer for Watch {
-    fn deciding(&mut self) {
-        self.since = Some(Instant::now());
-    }
-
-    fn decided(&mut self, kind: &'static str) {
-        let took = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-        self.kinds.entry(kind).or_default().add(took);
-    }
-
-    fn passed(&mut self, at_s: u64, of_s: u64) {
-        self.bar.set_length(of_s);
-        self.bar.set_position(at_s.min(of_s));
-        if at_s > of_s {
-            self.bar.set_message("finishing what is left");
-        }
-    }
-}
-
-fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
+fn print(report: &Report, cost: &Cost, svg: Option<&Path>) {
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let part = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
-    let (jobs, units, faults, all) = (&report.jobs, &report.units, &report.faults, watch.all());
+    let (jobs, units, faults, all) = (&report.jobs, &report.units, &report.faults, &cost.all);
     let mut facts = vec![
         ("seed", report.seed.to_string()),
         ("providers", report.providers.to_string()),
@@ -218,9 +297,13 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
             ),
         ),
         ("utilisation", percent(report.utilisation)),
+        ("price", format!("{:.6} tokens a reference second of accepted work", report.price)),
         (
             "fairness",
-            format!("{:.3} (Jain; honest earnings for time online at reference speed)", report.fairness),
+            format!(
+                "{:.3} of work for time and speed offered, {:.3} of pay for work (Jain's index over honest providers)",
+                report.fairness_work, report.fairness_pay
+            ),
         ),
         (
             "executed again",
@@ -239,7 +322,13 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
                 units.wrong_committed, units.wrong_unseen, units.wrong_colluded, units.wrong_cancelled
             ),
         ),
-        ("right units", format!("{} rejected, {} parked", units.rejected_right, units.parked)),
+        (
+            "right units",
+            format!(
+                "{} rejected, {} parked, {} committed before their device was yielded",
+                units.rejected_right, units.parked, units.yielded
+            ),
+        ),
         (
             "messages",
             format!(
@@ -288,8 +377,11 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
             "invariants",
             format!("checked {} times, {} problems", report.invariant_checks, report.problems.len()),
         ),
-        ("real time", format!("{:.1} s", whole.as_secs_f64())),
+        ("real time", format!("{:.1} s", cost.wall.as_secs_f64())),
     ];
+    if let Some(mib) = cost.memory_mib {
+        facts.push(("memory", format!("{mib:.0} MiB at most")));
+    }
     if let Some(path) = svg {
         facts.push(("plots", path.display().to_string()));
     }
@@ -297,6 +389,15 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
 
     say::out("");
     let times = |times: &[f64; 3]| times.map(|s| format!("{s:.1}")).join(" / ");
+    say::table(
+        &["PRIORITY", "JOBS", "WAITING S (50/95/100 %)", "TURNAROUND S (50/95/100 %)"],
+        report
+            .priorities
+            .iter()
+            .map(|p| vec![p.name.clone(), p.jobs.to_string(), times(&p.waiting_s), times(&p.turnaround_s)])
+            .collect(),
+    );
+    say::out("");
     say::table(
         &["STREAM", "JOBS", "WAITING S (50/95/100 %)", "TURNAROUND S (50/95/100 %)"],
         report
@@ -321,8 +422,7 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
     say::out("");
     say::table(
         &["COMMAND", "DECISIONS", "MEDIAN µS", "99 % µS", "MEAN µS"],
-        watch
-            .kinds
+        cost.by_command
             .iter()
             .map(|(name, kind)| {
                 let times = [kind.quantile_us(0.5), kind.quantile_us(0.99), kind.mean_us()];
@@ -333,82 +433,5 @@ fn print(report: &Report, watch: &Watch, whole: Duration, svg: Option<&Path>) {
     );
     for problem in report.problems.iter().take(20) {
         say::err(&format!("problem: {problem}"));
-    }
-}
-
-/// What of a sample is plotted.
-type Measure = fn(&Sample) -> f64;
-
-/// Throughput, utilisation and queue over time, below each other.
-fn plots(report: &Report) -> String {
-    const SIZE: (u32, u32) = (960, 900);
-    let plots: [(&str, Measure); 3] = [
-        ("units accepted a second", |s| s.units_per_s),
-        ("device time at work, %", |s| s.utilisation * 100.0),
-        ("units that wait for a device", |s| s.waiting_units as f64),
-    ];
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        // Writing to a string cannot fail.
-        let _ = root.fill(&WHITE);
-        for (area, (name, value)) in root.split_evenly((plots.len(), 1)).iter().zip(plots) {
-            let _ = plot(area, name, report, value);
-        }
-        let _ = root.present();
-    }
-    svg
-}
-
-fn plot(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    name: &str,
-    report: &Report,
-    value: Measure,
-) -> Result<(), Box<dyn std::error::Error>> {
-    const LINE: RGBColor = RGBColor(0x25, 0x63, 0xeb);
-    let points = || report.samples.iter().map(|sample| (sample.at_s / 60.0, value(sample)));
-    let minutes = points().map(|(at, _)| at).fold(1.0, f64::max);
-    let most = points().map(|(_, value)| value).fold(1.0, f64::max) * 1.05;
-    let mut chart = ChartBuilder::on(area)
-        .caption(name, ("sans-serif", 16))
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(64)
-        .build_cartesian_2d(0.0..minutes, 0.0..most)?;
-    chart.configure_mesh().x_desc("simulated minutes").light_line_style(WHITE).draw()?;
-    // Where jobs and faults stop and what is left is finished.
-    let calm = f64::from(report.minutes);
-    if calm < minutes {
-        chart.draw_series(LineSeries::new([(calm, 0.0), (calm, most)], BLACK.mix(0.3)))?;
-    }
-    chart.draw_series(LineSeries::new(points(), LINE.stroke_width(2)))?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_an_eighth_too_high_at_most() {
-        let mut kind = Kind::default();
-        (1..=1_000).for_each(|us| kind.add(Duration::from_micros(us)));
-        for (share, us) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1_000.0)] {
-            let found = kind.quantile_us(share);
-            assert!((us..=us * 1.125).contains(&found), "{found} for {us}");
-        }
-        assert_eq!(Kind::default().quantile_us(0.5), 0.0);
-    }
-
-    #[test]
-    fn plots_show_every_sample() {
-        let report = sim::run(&Scenario::new(1, 5, 1), &mut ());
-        let svg = plots(&report);
-        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        assert!(svg.contains("units accepted a second") && svg.contains("units that wait for a device"));
-        let lines = svg.lines().filter(|line| line.starts_with("<polyline")).collect::<Vec<_>>();
-        let longest = lines.iter().map(|line| line.matches(',').count()).max();
-        assert!(longest >= Some(report.samples.len()), "{longest:?} of {}", report.samples.len());
     }
 }

@@ -17,11 +17,15 @@ mod market;
 mod provider;
 mod report;
 mod scenario;
+mod shrink;
 mod truth;
 mod world;
 
-pub use report::{FaultCounts, JobCounts, NatureReport, Report, Sample, StreamReport, UnitCounts};
-pub use scenario::{Faults, Population, Scenario, Stream, Verification, Workload, WorkloadError};
+pub use report::{
+    FaultCounts, JobCounts, NatureReport, PriorityReport, Report, Sample, StreamReport, UnitCounts,
+};
+pub use scenario::{Class, Faults, Population, Scenario, Stream, Verification, Workload, WorkloadError};
+pub use shrink::shrink;
 
 /// Who watches a run. The run does not depend on it.
 pub trait Observer {

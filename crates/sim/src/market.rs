@@ -164,6 +164,8 @@ pub(crate) struct Market<A> {
     /// Rounds of tries in a row in which nobody found anything.
     pub(crate) vain_rounds: u32,
     wishes: BTreeMap<u64, Wish>,
+    /// The last ticket of each provider.
+    of_provider: BTreeMap<usize, u64>,
     kinds: BTreeMap<u64, BTreeSet<u64>>,
     later_from: u64,
     tickets: u64,
@@ -190,6 +192,7 @@ impl<A> Market<A> {
             polling: false,
             vain_rounds: 0,
             wishes: BTreeMap::new(),
+            of_provider: BTreeMap::new(),
             kinds: BTreeMap::new(),
             later_from: 0,
             tickets: 0,
@@ -300,6 +303,7 @@ impl<A> Market<A> {
     pub(crate) fn park(&mut self, wish: Wish) {
         self.tickets += 1;
         self.kinds.entry(wish.kind).or_default().insert(self.tickets);
+        self.of_provider.insert(wish.provider, self.tickets);
         self.wishes.insert(self.tickets, wish);
     }
 
@@ -310,6 +314,9 @@ impl<A> Market<A> {
     /// Takes a wish back, when it still waits.
     pub(crate) fn unpark(&mut self, ticket: u64) -> Option<Wish> {
         let wish = self.wishes.remove(&ticket)?;
+        if self.of_provider.get(&wish.provider) == Some(&ticket) {
+            self.of_provider.remove(&wish.provider);
+        }
         if let Some(tickets) = self.kinds.get_mut(&wish.kind) {
             tickets.remove(&ticket);
             if tickets.is_empty() {
@@ -331,6 +338,11 @@ impl<A> Market<A> {
             return None;
         }
         self.unpark(*ticket)
+    }
+
+    /// The ticket of a provider, if it waits.
+    pub(crate) fn ticket_of(&self, provider: usize) -> Option<u64> {
+        self.of_provider.get(&provider).copied()
     }
 
     /// Of each kind of device, who has waited longest.

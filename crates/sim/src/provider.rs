@@ -59,6 +59,7 @@ pub(crate) struct Provider {
     pub(crate) draining: bool,
     pub(crate) queue: VecDeque<Held>,
     pub(crate) running: Option<Held>,
+    pub(crate) running_since_us: u64,
     pub(crate) unanswered: BTreeMap<LeaseId, Rc<Results>>,
     pub(crate) asking: Option<u64>,
     pub(crate) asked_us: u64,
@@ -83,6 +84,7 @@ impl Provider {
             draining: false,
             queue: VecDeque::new(),
             running: None,
+            running_since_us: 0,
             unanswered: BTreeMap::new(),
             asking: None,
             asked_us: 0,
@@ -138,6 +140,32 @@ impl Provider {
     pub(crate) fn leases(&self) -> Vec<LeaseId> {
         let held = self.queue.iter().chain(&self.running).map(|held| held.grant.lease);
         held.chain(self.unanswered.keys().copied()).collect()
+    }
+
+    /// Time online, up to now.
+    pub(crate) fn online_us_until(&self, at_us: u64) -> u64 {
+        self.online_us + if self.online { at_us - self.online_since_us } else { 0 }
+    }
+
+    /// That time in hours at reference speed.
+    pub(crate) fn offered_hours(&self, online_us: u64) -> f64 {
+        online_us as f64 / 3.6e9 * self.device.speed_ppm as f64 / 1e6
+    }
+
+    /// Gives up leases that are to be yielded: those that it has not begun, and the one that runs, with how many of its units
+    /// are finished.
+    pub(crate) fn yield_up(&mut self, leases: &[LeaseId], at_us: u64) -> (Vec<Held>, Option<(Held, usize)>) {
+        let wanted = |held: &Held| !held.grant.check && leases.contains(&held.grant.lease);
+        let (untouched, queue): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(wanted);
+        self.queue = VecDeque::from(queue);
+        let stopped = self.running.take_if(|held| wanted(held)).map(|held| {
+            let (units, passed_us) = (held.grant.units.len() as u64, at_us - self.running_since_us);
+            // Not all: the last one is not finished before the lease is.
+            let done = (units * passed_us / held.cost_us).min(units - 1);
+            (held, done as usize)
+        });
+        (untouched, stopped)
     }
 
     /// Whether it has nothing left to do.

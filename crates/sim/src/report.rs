@@ -40,11 +40,17 @@ pub struct Report {
     pub utilisation: f64,
     /// By stream of the workload.
     pub streams: Vec<StreamReport>,
+    /// By priority, the highest first.
+    pub priorities: Vec<PriorityReport>,
     /// By how providers behave.
     pub natures: Vec<NatureReport>,
-    /// Jain's index over honest providers' earnings for a second online at reference speed: 1 is equal pay for equal
-    /// offers, 1/n is all for one.
-    pub fairness: f64,
+    /// Jain's index over honest providers' work, in reference time, for the time online at their speed: 1 is equal work for
+    /// equal offers, 1/n is all for one.
+    pub fairness_work: f64,
+    /// The same over their pay for the work that they did.
+    pub fairness_pay: f64,
+    /// What a reference second of accepted work cost its client, in tokens.
+    pub price: f64,
     /// Over time.
     pub samples: Vec<Sample>,
 }
@@ -112,6 +118,8 @@ pub struct UnitCounts {
     pub rejected_right: u64,
     /// Given up.
     pub parked: u64,
+    /// Committed before the rest of their package was yielded to a higher class.
+    pub yielded: u64,
     /// Committed by cheats and wrong.
     pub wrong_committed: u64,
     /// Wrong and accepted because no check was drawn for them.
@@ -133,6 +141,21 @@ pub struct StreamReport {
     pub waiting_s: [f64; 3],
     /// From submission to the end.
     pub turnaround_s: [f64; 3],
+}
+
+/// Jobs of one priority.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PriorityReport {
+    /// As in the workload file.
+    pub name: String,
+    /// Jobs that ended.
+    pub jobs: u64,
+    /// Simulated seconds from submission to the first lease: 50 %, 95 % and 100 % waited at most so long.
+    pub waiting_s: [f64; 3],
+    /// The same to the end.
+    pub turnaround_s: [f64; 3],
+    /// The waiting at every 64th of the jobs, from the shortest to the longest.
+    pub waiting_quantiles_s: Vec<f64>,
 }
 
 /// Providers of one nature.
@@ -161,6 +184,14 @@ pub struct Sample {
     pub units_per_s: f64,
     /// Device time at work of device time online, 0 to 1.
     pub utilisation: f64,
+    /// What a reference second of work accepted since cost its client, in tokens.
+    pub price: f64,
+    /// What it would cost by a quote of this moment, in tokens; 0 where the market quotes nothing.
+    pub quote: f64,
+    /// As in the report, from the beginning up to here.
+    pub fairness_work: f64,
+    /// See `fairness_work`.
+    pub fairness_pay: f64,
     /// Units that wait for a device.
     pub waiting_units: u64,
     /// Providers online.
@@ -177,9 +208,38 @@ pub(crate) fn percentiles(mut times_us: Vec<u64>) -> [f64; 3] {
     [at(50), at(95), at(100)]
 }
 
+/// Every 64th, from the shortest to the longest.
+pub(crate) fn quantiles(mut times_us: Vec<u64>) -> Vec<f64> {
+    const STEPS: usize = 64;
+    times_us.sort_unstable();
+    let Some(last) = times_us.len().checked_sub(1) else { return Vec::new() };
+    (0..=STEPS).map(|step| times_us[last * step / STEPS] as f64 / 1e6).collect()
+}
+
+/// Jain's index of equality: 1 when all are equal, 1/n when one has all. 0 of nothing.
+pub(crate) fn jain(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, squares, count) =
+        values.fold((0.0, 0.0, 0.0), |(sum, squares, count), x| (sum + x, squares + x * x, count + 1.0));
+    if squares > 0.0 { sum * sum / (squares * count) } else { 0.0 }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::percentiles;
+    use super::{jain, percentiles, quantiles};
+
+    #[test]
+    fn equality_is_one_and_all_for_one_is_a_share() {
+        assert_eq!(jain([3.0; 5].into_iter()), 1.0);
+        assert_eq!(jain([7.0, 0.0, 0.0, 0.0].into_iter()), 0.25);
+        assert_eq!(jain([].into_iter()), 0.0);
+    }
+
+    #[test]
+    fn quantiles_run_from_the_shortest_to_the_longest() {
+        let found = quantiles((0..=64).map(|n| n * 1_000_000).rev().collect());
+        assert_eq!((found.len(), found[0], found[32], found[64]), (65, 0.0, 32.0, 64.0));
+        assert!(quantiles(vec![]).is_empty());
+    }
 
     #[test]
     fn percentiles_are_nearest_ranks() {

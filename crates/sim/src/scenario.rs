@@ -1,6 +1,6 @@
 //! What to simulate: the seed, the workload file, the faults.
 
-use engine::Params;
+use engine::{Params, Priority};
 use serde::Deserialize;
 
 /// One run. Equal scenarios give equal runs.
@@ -76,6 +76,41 @@ impl Faults {
             clock_jump_s: 150,
         }
     }
+
+    /// Their names.
+    pub const KINDS: [&'static str; 8] =
+        ["loss", "repeat", "delay", "device", "provider", "market", "leader", "clock"];
+
+    /// Only these kinds, as often as in [`Faults::all`]; nothing when one is unknown.
+    pub fn of(kinds: &[&str]) -> Option<Self> {
+        if !kinds.iter().all(|kind| Self::KINDS.contains(kind)) {
+            return None;
+        }
+        let others = Self::KINDS.into_iter().filter(|kind| !kinds.contains(kind));
+        Some(others.fold(Self::all(), Self::without))
+    }
+
+    /// All but this kind.
+    #[must_use]
+    pub fn without(mut self, kind: &str) -> Self {
+        match kind {
+            "loss" => self.loss_ppm = 0,
+            "repeat" => self.duplicate_ppm = 0,
+            "delay" => self.delay_ppm = 0,
+            "device" => self.device_failure_ppm = 0,
+            "provider" => self.provider_crash_s = 0,
+            "market" => self.market_crash_s = 0,
+            "leader" => self.stale_leader_s = 0,
+            "clock" => self.clock_jump_s = 0,
+            _ => {}
+        }
+        self
+    }
+
+    /// The kinds that happen.
+    pub fn kinds(self) -> Vec<&'static str> {
+        Self::KINDS.into_iter().filter(|kind| self.without(kind) != self).collect()
+    }
 }
 
 /// A workload file: streams of jobs, and how providers behave.
@@ -150,6 +185,12 @@ pub struct Stream {
     pub traffic_ppm: u32,
     /// What one unit pays, in base units.
     pub unit_price: u64,
+    /// The class its jobs are served in.
+    #[serde(default)]
+    pub priority: Class,
+    /// Units that run at the same time, each on a device of its own; 1 when they need not.
+    #[serde(default = "one_device")]
+    pub devices: u32,
     /// How results are verified.
     pub policy: Verification,
     /// Largest storage binding that a device needs, in MiB.
@@ -172,8 +213,51 @@ fn one() -> u64 {
     1
 }
 
+fn one_device() -> u32 {
+    1
+}
+
 fn yes() -> bool {
     true
+}
+
+/// The class that a stream's jobs are served in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Whatever is left over.
+    Low,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Before the usual.
+    High,
+    /// At once.
+    Urgent,
+}
+
+impl Class {
+    /// All, the highest first.
+    pub const ALL: [Self; 4] = [Self::Urgent, Self::High, Self::Normal, Self::Low];
+
+    /// As in a workload file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+            Self::Urgent => "urgent",
+        }
+    }
+
+    pub(crate) fn priority(self) -> Priority {
+        match self {
+            Self::Low => Priority::Low,
+            Self::Normal => Priority::Normal,
+            Self::High => Priority::High,
+            Self::Urgent => Priority::Urgent,
+        }
+    }
 }
 
 /// How a stream's results are verified.
@@ -242,6 +326,9 @@ impl Workload {
             }
             if matches!(stream.policy, Verification::Quorum(agree) if !(2..=5).contains(&agree)) {
                 return refuse("a quorum is 2 to 5 owners");
+            }
+            if !(1..=stream.units.0).contains(&u64::from(stream.devices)) {
+                return refuse("devices is 1 to the least number of units");
             }
             if stream.package_units == Some(0) {
                 return refuse("a package has at least one unit");

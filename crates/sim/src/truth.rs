@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{Event, JobEnd, JobState, Policy, State, Work};
-use protocol::{Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
+use protocol::{CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
 
 use crate::{
     chance::mixed,
@@ -70,6 +70,15 @@ pub(crate) struct Order {
     pub(crate) ended_us: Option<u64>,
 }
 
+/// A provider by its key.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    number: usize,
+    nature: Nature,
+    /// Reference time of what it executed, packages and checks, in microseconds.
+    worked_us: u64,
+}
+
 #[derive(Debug)]
 struct Committed {
     job: JobId,
@@ -78,6 +87,7 @@ struct Committed {
     wrong: Vec<u64>,
     /// Units for which a check was drawn.
     drawn: BTreeSet<u64>,
+    checks: Vec<CheckId>,
 }
 
 /// What happened, seen by somebody who knows what is right.
@@ -89,7 +99,12 @@ pub(crate) struct Truth {
     pub(crate) open: BTreeSet<JobId>,
     pub(crate) ended: usize,
     committed: BTreeMap<PackageId, Committed>,
-    natures: BTreeMap<PublicKey, Nature>,
+    /// Reference time of checks of unsettled packages, in microseconds.
+    drawn: BTreeMap<CheckId, u64>,
+    providers: BTreeMap<PublicKey, Known>,
+    /// Reference time of accepted work, in microseconds, and what it cost its clients, in base units.
+    pub(crate) accepted_us: u64,
+    pub(crate) accepted_paid: u64,
     /// Durable leases and whose they are, and those with a durable receipt; only where answers could be untrue.
     answers: Option<(BTreeMap<LeaseId, PublicKey>, BTreeSet<LeaseId>)>,
     pub(crate) units: UnitCounts,
@@ -117,8 +132,28 @@ impl Truth {
         self.answers.as_ref().is_none_or(|(_, stored)| stored.contains(&lease))
     }
 
-    pub(crate) fn know(&mut self, worker: PublicKey, nature: Nature) {
-        self.natures.insert(worker, nature);
+    pub(crate) fn know(&mut self, worker: PublicKey, number: usize, nature: Nature) {
+        self.providers.insert(worker, Known { number, nature, worked_us: 0 });
+    }
+
+    /// The number of the provider with this key.
+    pub(crate) fn provider(&self, worker: PublicKey) -> Option<usize> {
+        self.providers.get(&worker).map(|known| known.number)
+    }
+
+    /// Reference time of all that a provider executed, in microseconds.
+    pub(crate) fn worked_us(&self, worker: PublicKey) -> u64 {
+        self.providers.get(&worker).map_or(0, |known| known.worked_us)
+    }
+
+    /// Reference time of a unit, in microseconds: three to five quarters of the job's middle.
+    pub(crate) fn unit_us(&self, job: JobId, unit: u64) -> u64 {
+        let middle = self.order_of(job).unit_us;
+        middle * 3 / 4 + mixed(&[job.0, unit]) % (middle / 2 + 1)
+    }
+
+    fn lies(&self, worker: &PublicKey) -> bool {
+        self.providers.get(worker).is_some_and(|known| !known.nature.lie_free())
     }
 
     /// Takes in a new order; answers its number.
@@ -138,6 +173,10 @@ impl Truth {
         if let Some((granted, stored)) = &mut self.answers {
             match event {
                 Event::LeaseGranted { lease, worker, .. } => _ = granted.insert(*lease, *worker),
+                Event::LeaseSplit { lease, rest, .. } => {
+                    let worker = granted.get(lease).copied();
+                    granted.extend(worker.map(|worker| (*rest, worker)));
+                }
                 Event::ReceiptCommitted { receipt, .. } => _ = stored.insert(receipt.lease),
                 _ => {}
             }
@@ -159,6 +198,13 @@ impl Truth {
             }
             Event::ReceiptCommitted { receipt, outputs, work, .. } => {
                 self.units.executed += u64::from(receipt.units);
+                let worked_us: u64 = match work {
+                    Work::Package { job, run, .. } => run.units().map(|unit| self.unit_us(*job, unit)).sum(),
+                    Work::Check { check } => self.drawn.get(check).copied().unwrap_or(0),
+                };
+                if let Some(known) = self.providers.get_mut(&receipt.worker) {
+                    known.worked_us += worked_us;
+                }
                 let Work::Package { package, job, run } = *work else { return };
                 let wrong: Vec<u64> = run
                     .units()
@@ -169,20 +215,34 @@ impl Truth {
                 self.units.wrong_committed += wrong.len() as u64;
                 self.committed.insert(
                     package,
-                    Committed { job, run, worker: receipt.worker, wrong, drawn: BTreeSet::new() },
+                    Committed {
+                        job,
+                        run,
+                        worker: receipt.worker,
+                        wrong,
+                        drawn: BTreeSet::new(),
+                        checks: Vec::new(),
+                    },
                 );
             }
             Event::ChecksDrawn { package, checks, .. } => {
                 let entry = self.committed.get_mut(package).expect("it was committed");
                 entry.drawn.extend(checks.iter().flat_map(|check| &check.units));
+                entry.checks.extend(checks.iter().map(|check| check.check));
+                let job = entry.job;
+                for check in checks {
+                    let us = check.units.iter().map(|unit| self.unit_us(job, *unit)).sum();
+                    self.drawn.insert(check.check, us);
+                }
             }
-            Event::PackageAccepted { package, .. } => self.accepted(*package, state),
+            Event::PackageAccepted { package, pay } => {
+                self.accepted_paid += pay.total().0;
+                self.accepted(*package, state);
+            }
             Event::PackageRejected { package, .. } => {
-                let Committed { run, worker, wrong, .. } =
-                    self.committed.remove(package).expect("it was committed");
+                let Committed { run, worker, wrong, .. } = self.settled(*package);
                 self.units.rejected += u64::from(run.count);
-                let honest = self.natures.get(&worker).is_none_or(|nature| nature.lie_free());
-                if wrong.is_empty() || honest {
+                if wrong.is_empty() || !self.lies(&worker) {
                     self.units.rejected_right += u64::from(run.count);
                 }
             }
@@ -203,11 +263,19 @@ impl Truth {
         }
     }
 
+    fn settled(&mut self, package: PackageId) -> Committed {
+        let committed = self.committed.remove(&package).expect("it was committed");
+        for check in &committed.checks {
+            self.drawn.remove(check);
+        }
+        committed
+    }
+
     /// A package was paid: every wrong unit in it needs an excuse.
     fn accepted(&mut self, package: PackageId, state: &State) {
-        let Committed { job, run, wrong, worker, drawn } =
-            self.committed.remove(&package).expect("it was committed");
+        let Committed { job, run, wrong, worker, drawn, .. } = self.settled(package);
         self.units.accepted += u64::from(run.count);
+        self.accepted_us += run.units().map(|unit| self.unit_us(job, unit)).sum::<u64>();
         let entry = &state.jobs()[&job];
         let Some(accepted) = entry.accepted.get(&run.first) else {
             self.problems.push(format!("{package} is accepted and {job} does not have it"));
@@ -228,7 +296,7 @@ impl Truth {
                 }
                 continue;
             }
-            let right = checkers.find(|(_, by)| self.natures.get(by).is_none_or(|n| n.lie_free()));
+            let right = checkers.find(|(_, by)| !self.lies(by));
             match right {
                 Some((_, by)) => self
                     .problems

@@ -19,8 +19,10 @@ use crate::{
     devices::{Device, Devices},
     market::{FencedGroup, GROUP_US, MISSES_MAX, Market, Record, Wish},
     provider::{Grant, Held, PACKAGES_MAX, Provider, Results},
-    report::{FaultCounts, NatureReport, Report, Sample, StreamReport, percentiles},
-    scenario::Verification,
+    report::{
+        FaultCounts, NatureReport, PriorityReport, Report, Sample, StreamReport, jain, percentiles, quantiles,
+    },
+    scenario::{Class, Verification},
     truth::{Nature, Order, Truth, lie_of, order_key, output},
 };
 
@@ -114,7 +116,7 @@ enum Body {
     Ask { request: u64 },
     Beat { leases: Vec<LeaseId> },
     Commit { lease: LeaseId, results: Rc<Results> },
-    Release { lease: LeaseId, generation: u32 },
+    Release { lease: LeaseId, generation: u32, failed: bool },
     Leave { drain: bool },
 }
 
@@ -127,13 +129,16 @@ enum Reply {
         request: u64,
         grants: Vec<Grant>,
     },
-    Lost {
-        leases: Vec<LeaseId>,
+    Heard {
+        lost: Vec<LeaseId>,
+        yields: Vec<LeaseId>,
     },
     /// Nothing more is to be done for a lease; `stored` if its receipt is in the journal.
     Taken {
         lease: LeaseId,
         stored: bool,
+        /// The lease of the units that the receipt left out.
+        rest: Option<LeaseId>,
     },
 }
 
@@ -191,6 +196,15 @@ impl Activity {
     }
 }
 
+/// What was there at the last sample.
+#[derive(Clone, Copy, Default)]
+struct Sampled {
+    activity: Activity,
+    units: u64,
+    accepted_us: u64,
+    paid: u64,
+}
+
 pub(crate) struct World<'a> {
     scenario: &'a Scenario,
     observer: &'a mut dyn Observer,
@@ -214,7 +228,7 @@ pub(crate) struct World<'a> {
     crash_due: bool,
     activity: Activity,
     samples: Vec<Sample>,
-    sampled: (Activity, u64),
+    sampled: Sampled,
     /// Activity and accepted units when the calm began.
     calm: Option<(Activity, u64)>,
 }
@@ -225,6 +239,12 @@ fn key(tag: u8, number: usize) -> PublicKey {
     bytes[..8].copy_from_slice(&mixed(&[number as u64]).to_be_bytes());
     bytes[8..16].copy_from_slice(&(number as u64).to_be_bytes());
     PublicKey(bytes)
+}
+
+/// The work of a unit that takes the reference device `unit_us`: 1 000 GFLOP/s and 100 GB/s.
+fn unit_work(unit_us: u64, traffic_ppm: u32) -> UnitWork {
+    let traffic_us = unit_us * u64::from(traffic_ppm) / 1_000_000;
+    UnitWork { flops: (unit_us - traffic_us) * 1_000_000, bytes: traffic_us * 100_000 }
 }
 
 fn client(stream: usize) -> PublicKey {
@@ -288,7 +308,7 @@ impl<'a> World<'a> {
             let device: Device = devices.draw(&mut self.chance);
             let latency_us = self.chance.between(population.latency_ms) * MS;
             let key = key(1, number);
-            self.truth.know(key, nature);
+            self.truth.know(key, number, nature);
             self.providers.push(Provider::new(key, device, nature, latency_us, false));
             if number > 1 && self.chance.happens(population.second_devices_ppm) {
                 let expires_at_ms = self.market.now_ms(0) + 30 * 24 * 3_600 * 1_000;
@@ -697,35 +717,33 @@ impl World<'_> {
                     self.after(pause_us, Happening::Ask { provider, incarnation });
                 }
             }
-            Reply::Lost { leases } => {
+            Reply::Heard { lost, yields } => {
                 let entry = &mut self.providers[provider];
-                entry.queue.retain(|held| !leases.contains(&held.grant.lease));
-                if entry.running.as_ref().is_some_and(|held| leases.contains(&held.grant.lease)) {
-                    entry.running = None;
-                    self.activity.until(self.at_us);
-                    self.activity.busy -= u64::from(!self.providers[provider].steady);
+                entry.queue.retain(|held| !lost.contains(&held.grant.lease));
+                if entry.running.take_if(|held| lost.contains(&held.grant.lease)).is_some() {
+                    self.stopped(provider);
                 }
+                self.yield_up(provider, &yields);
                 self.start(provider);
                 self.ask(provider);
                 self.rest(provider);
             }
-            Reply::Taken { lease, stored } => {
+            Reply::Taken { lease, stored, rest } => {
                 if stored && !self.truth.stored(lease) {
                     self.record
                         .problems
                         .push(format!("{lease} was answered, and its receipt is not durable"));
                 }
-                self.providers[provider].unanswered.remove(&lease);
+                let results = self.providers[provider].unanswered.remove(&lease);
+                if let (Some(results), Some(rest)) = (results, rest) {
+                    // It was asked to yield, so it does not want the rest.
+                    let generation = results.receipt.generation;
+                    self.say(provider, Body::Release { lease: rest, generation, failed: false });
+                }
                 self.ask(provider);
                 self.rest(provider);
             }
         }
-    }
-
-    fn unit_us(&self, job: JobId, unit: u64) -> u64 {
-        let middle = self.truth.order_of(job).unit_us;
-        // Three to five quarters.
-        middle * 3 / 4 + mixed(&[job.0, unit]) % (middle / 2 + 1)
     }
 
     fn lie(&self, provider: usize, job: JobId, unit: u64) -> u64 {
@@ -735,7 +753,7 @@ impl World<'_> {
 
     fn cost_us(&self, provider: usize, grant: &Grant) -> u64 {
         let units = grant.units.iter().map(|unit| {
-            let us = self.unit_us(grant.job, *unit);
+            let us = self.truth.unit_us(grant.job, *unit);
             if self.lie(provider, grant.job, *unit) == 0 { us } else { us / LIE_COST }
         });
         let stream = self.truth.order_of(grant.job).stream;
@@ -751,15 +769,50 @@ impl World<'_> {
         let Some(next) = entry.queue.pop_front() else { return };
         let (incarnation, lease, cost_us) = (entry.incarnation, next.grant.lease, next.cost_us);
         entry.running = Some(next);
+        entry.running_since_us = self.at_us;
         self.activity.until(self.at_us);
         self.activity.busy += u64::from(!self.providers[provider].steady);
         self.after(cost_us, Happening::Finish { provider, incarnation, lease });
     }
 
-    fn finish(&mut self, provider: usize) {
-        let held = self.providers[provider].running.take().expect("it runs");
+    /// Its device stands idle.
+    fn stopped(&mut self, provider: usize) {
         self.activity.until(self.at_us);
         self.activity.busy -= u64::from(!self.providers[provider].steady);
+    }
+
+    /// Gives leases back to the market, and commits to what is finished of the one that runs.
+    fn yield_up(&mut self, provider: usize, leases: &[LeaseId]) {
+        let (mut returned, stopped) = self.providers[provider].yield_up(leases, self.at_us);
+        if let Some((held, done)) = stopped {
+            self.stopped(provider);
+            match done {
+                0 => returned.push(held),
+                _ => self.commit(provider, &held, done),
+            }
+        }
+        for Held { grant: Grant { lease, generation, .. }, .. } in returned {
+            self.say(provider, Body::Release { lease, generation, failed: false });
+        }
+    }
+
+    /// Delivers the results of the first `count` units of a lease.
+    fn commit(&mut self, provider: usize, held: &Held, count: usize) {
+        let results = Rc::new(self.results(provider, held, count));
+        let Grant { lease, check, ref units, .. } = held.grant;
+        if count < units.len() {
+            self.truth.units.yielded += count as u64;
+        }
+        let entry = &mut self.providers[provider];
+        entry.unanswered.insert(lease, results);
+        let (incarnation, late) = (entry.incarnation, check && entry.nature == Nature::Lazy);
+        let late_us = if late { LAZY_US } else { 0 };
+        self.after(late_us, Happening::Deliver { provider, incarnation, lease, pause_us: RESEND_US });
+    }
+
+    fn finish(&mut self, provider: usize) {
+        let held = self.providers[provider].running.take().expect("it runs");
+        self.stopped(provider);
         let Grant { lease, generation, job, .. } = held.grant;
         let poison_ppm = self.scenario.workload.streams[self.truth.order_of(job).stream].poison_ppm;
         let poisoned = held
@@ -770,21 +823,16 @@ impl World<'_> {
         let failed = self.chance.happens(self.faults_now().device_failure_ppm);
         self.faults.device_failures += u64::from(failed);
         if poisoned || failed {
-            self.say(provider, Body::Release { lease, generation });
+            self.say(provider, Body::Release { lease, generation, failed: true });
         } else {
-            let results = self.results(provider, &held);
-            self.providers[provider].unanswered.insert(lease, Rc::new(results));
-            let incarnation = self.providers[provider].incarnation;
-            let late = held.grant.check && self.providers[provider].nature == Nature::Lazy;
-            let late_us = if late { LAZY_US } else { 0 };
-            self.after(late_us, Happening::Deliver { provider, incarnation, lease, pause_us: RESEND_US });
+            self.commit(provider, &held, held.grant.units.len());
         }
         self.start(provider);
         self.ask(provider);
         self.rest(provider);
     }
 
-    fn results(&self, provider: usize, held: &Held) -> Results {
+    fn results(&self, provider: usize, held: &Held, count: usize) -> Results {
         let (entry, grant) = (&self.providers[provider], &held.grant);
         let order = self.truth.order_of(grant.job);
         let exact = self.scenario.workload.streams[order.stream].exact;
@@ -792,6 +840,7 @@ impl World<'_> {
         let units: Vec<_> = grant
             .units
             .iter()
+            .take(count)
             .map(|unit| {
                 (*unit, vec![output(grant.job, *unit, self.lie(provider, grant.job, *unit), variant)])
             })
@@ -807,9 +856,9 @@ impl World<'_> {
             units: units.len() as u32,
             package_root: Hash::of_parts(&blobs),
             adapter: entry.device.facts.adapter.clone(),
-            started_at_ms: (self.at_us - held.cost_us) / MS,
-            device_us: held.cost_us,
-            total_us: held.cost_us,
+            started_at_ms: entry.running_since_us / MS,
+            device_us: self.at_us - entry.running_since_us,
+            total_us: self.at_us - entry.running_since_us,
         };
         Results { receipt, units }
     }
@@ -930,8 +979,8 @@ impl World<'_> {
                 None
             }
             Body::Beat { leases } => match self.decide(Command::Heartbeat { worker, instance, leases }) {
-                Ok(Answer::Heard { lost, .. }) if lost.is_empty() => None,
-                Ok(Answer::Heard { lost, .. }) => Some(Reply::Lost { leases: lost }),
+                Ok(Answer::Heard { lost, yields }) if lost.is_empty() && yields.is_empty() => None,
+                Ok(Answer::Heard { lost, yields }) => Some(Reply::Heard { lost, yields }),
                 Err(Rejection::WorkerUnknown) => Some(Reply::Unknown),
                 _ => None,
             },
@@ -943,12 +992,19 @@ impl World<'_> {
                 let commit =
                     Command::Commit { receipt: receipt.into(), signature: Signature([0; 64]), units, seed };
                 // A refusal is final, too: somebody else has the units.
-                let stored = self.decide(commit).is_ok();
-                Some(Reply::Taken { lease, stored })
+                let answer = self.decide(commit);
+                let rest = match answer {
+                    Ok(Answer::Receipt { rest, .. }) => rest,
+                    _ => None,
+                };
+                Some(Reply::Taken { lease, stored: answer.is_ok(), rest })
             }
-            Body::Release { lease, generation } => {
-                let release =
-                    Release::Failed { code: "device_failed".to_owned(), detail: "simulated".to_owned() };
+            Body::Release { lease, generation, failed } => {
+                let release = if failed {
+                    Release::Failed { code: "device_failed".to_owned(), detail: "simulated".to_owned() }
+                } else {
+                    Release::Returned
+                };
                 let _ = self.decide(Command::Release { worker, lease, generation, release });
                 None
             }
@@ -1039,6 +1095,12 @@ impl World<'_> {
         }
         for ticket in self.market.later() {
             granted |= self.try_ticket(ticket);
+        }
+        // What was given out to several at once waits for each of them.
+        let offered: Vec<_> = self.market.state.offered_workers().collect();
+        for worker in offered {
+            let ticket = self.truth.provider(worker).and_then(|number| self.market.ticket_of(number));
+            granted |= ticket.is_some_and(|ticket| self.try_ticket(ticket));
         }
         self.market.retry |= granted;
         self.market.vain_rounds = if granted { 0 } else { self.market.vain_rounds + 1 };
@@ -1150,11 +1212,12 @@ impl World<'_> {
                 Verification::AuditPpm(rate_min_ppm) => Policy::Audit { rate_min_ppm },
                 Verification::Quorum(agree) => Policy::Quorum { agree },
             },
-            work: UnitWork::default(),
-            devices: 1,
+            work: unit_work(unit_us, stream.traffic_ppm),
+            devices: stream.devices,
             replicas: 1,
         };
-        let spec = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stage);
+        let plain = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stage);
+        let spec = JobSpec { priority: stream.priority.priority(), ..plain };
         self.specs.push(spec);
         let order = self.truth.place(Order {
             stream: number,
@@ -1194,23 +1257,36 @@ impl World<'_> {
 impl World<'_> {
     fn sample(&mut self) {
         self.activity.until(self.at_us);
-        let (before, accepted_before) = self.sampled;
-        let (now, accepted) = (self.activity, self.truth.units.accepted);
-        let passed_us = now.since_us - before.since_us;
+        let before = std::mem::replace(
+            &mut self.sampled,
+            Sampled {
+                activity: self.activity,
+                units: self.truth.units.accepted,
+                accepted_us: self.truth.accepted_us,
+                paid: self.truth.accepted_paid,
+            },
+        );
+        let now = &self.sampled;
+        let passed_us = now.activity.since_us - before.activity.since_us;
         let jobs = self.market.state.jobs();
         // A job that is known to the simulator may not be in a market that has just come back.
         let waiting = self.truth.open.iter().filter_map(|job| jobs.get(job)).map(|job| job.waiting_units());
-        self.samples.push(Sample {
+        let (fairness_work, fairness_pay) = self.fairness();
+        let sample = Sample {
             at_s: self.at_us as f64 / 1e6,
-            units_per_s: ratio((accepted - accepted_before) as f64 * 1e6, passed_us as f64),
+            units_per_s: ratio((now.units - before.units) as f64 * 1e6, passed_us as f64),
             utilisation: ratio(
-                (now.busy_us - before.busy_us) as f64,
-                (now.online_us - before.online_us) as f64,
+                (now.activity.busy_us - before.activity.busy_us) as f64,
+                (now.activity.online_us - before.activity.online_us) as f64,
             ),
+            price: price(now.paid - before.paid, now.accepted_us - before.accepted_us),
+            quote: 0.0,
+            fairness_work,
+            fairness_pay,
             waiting_units: waiting.sum(),
-            online: now.online,
-        });
-        self.sampled = (now, accepted);
+            online: now.activity.online,
+        };
+        self.samples.push(sample);
         self.after(self.sample_us(), Happening::Sample);
     }
 
@@ -1239,7 +1315,7 @@ impl World<'_> {
         }
         self.activity.until(self.at_us);
         let (calm, accepted) = self.calm.unwrap_or((self.activity, self.truth.units.accepted));
-        let (natures, fairness) = self.natures();
+        let (fairness_work, fairness_pay) = self.fairness();
         Report {
             seed: self.scenario.seed,
             providers: self.scenario.providers,
@@ -1258,8 +1334,11 @@ impl World<'_> {
             units_per_s: ratio(accepted as f64 * 1e6, calm.since_us as f64),
             utilisation: ratio(calm.busy_us as f64, calm.online_us as f64),
             streams: self.streams(),
-            natures,
-            fairness,
+            priorities: self.priorities(),
+            natures: self.natures(),
+            fairness_work,
+            fairness_pay,
+            price: price(self.truth.accepted_paid, self.truth.accepted_us),
             samples: self.samples,
         }
     }
@@ -1280,33 +1359,72 @@ impl World<'_> {
         reports.collect()
     }
 
-    fn natures(&self) -> (Vec<NatureReport>, f64) {
+    fn priorities(&self) -> Vec<PriorityReport> {
+        let streams = &self.scenario.workload.streams;
+        let report = |class: Class| {
+            let ended = || {
+                let orders = self.truth.orders.iter();
+                orders.filter(move |o| streams[o.stream].priority == class && o.ended_us.is_some())
+            };
+            let waiting: Vec<_> = ended().filter_map(|o| Some(o.first_lease_us? - o.submitted_us)).collect();
+            let turnaround = ended().filter_map(|o| Some(o.ended_us? - o.submitted_us)).collect();
+            PriorityReport {
+                name: class.name().to_owned(),
+                jobs: ended().count() as u64,
+                waiting_s: percentiles(waiting.clone()),
+                turnaround_s: percentiles(turnaround),
+                waiting_quantiles_s: quantiles(waiting),
+            }
+        };
+        Class::ALL.into_iter().map(report).filter(|class| class.jobs > 0).collect()
+    }
+
+    /// Providers that say something about fairness: honest ones that were there for a minute. For each the time online, in
+    /// hours at reference speed, what it worked in that unit, and what it earned.
+    fn offers(&self) -> impl Iterator<Item = (f64, f64, f64)> + '_ {
+        let honest = |p: &&Provider| !p.steady && p.nature == Nature::Honest;
+        self.providers.iter().filter(honest).filter_map(|provider| {
+            let online_us = provider.online_us_until(self.at_us);
+            let worked = self.truth.worked_us(provider.key) as f64 / 3.6e9;
+            (online_us > MINUTE).then(|| (provider.offered_hours(online_us), worked, self.earned(provider)))
+        })
+    }
+
+    fn earned(&self, provider: &Provider) -> f64 {
+        let worker = self.market.state.workers().get(&provider.key);
+        worker.map_or(0.0, |worker| worker.earned.0 as f64 / BASE_UNITS_PER_TOKEN as f64)
+    }
+
+    /// Jain's index over work for what was offered, and over pay for work.
+    fn fairness(&self) -> (f64, f64) {
+        let work = jain(self.offers().map(|(offered, worked, _)| worked / offered));
+        let pay = self.offers().filter(|(_, worked, _)| *worked > 0.0);
+        (work, jain(pay.map(|(_, worked, earned)| earned / worked)))
+    }
+
+    fn natures(&self) -> Vec<NatureReport> {
         let mut natures: BTreeMap<&'static str, NatureReport> = BTreeMap::new();
-        let (mut sum, mut squares, mut count) = (0.0, 0.0, 0u32);
         for provider in self.providers.iter().filter(|provider| !provider.steady) {
-            let since_us = if provider.online { self.at_us - provider.online_since_us } else { 0 };
-            let online_us = provider.online_us + since_us;
-            let offered = online_us as f64 / 3.6e9 * provider.device.speed_ppm as f64 / 1e6;
+            let offered = provider.offered_hours(provider.online_us_until(self.at_us));
             let worker = self.market.state.workers().get(&provider.key);
-            let earned = worker.map_or(0.0, |worker| worker.earned.0 as f64 / BASE_UNITS_PER_TOKEN as f64);
             let entry = natures.entry(provider.nature.name()).or_default();
             entry.name = provider.nature.name().to_owned();
             entry.providers += 1;
-            entry.earned += earned;
+            entry.earned += self.earned(provider);
             entry.reference_hours += offered;
             entry.rejected += worker.map_or(0, |worker| worker.rejected);
-            // Who was there for less than a minute says nothing about fairness.
-            if provider.nature == Nature::Honest && online_us > MINUTE {
-                let rate = earned / offered;
-                (sum, squares, count) = (sum + rate, squares + rate * rate, count + 1);
-            }
         }
         let rate = natures.get("honest").map_or(0.0, |honest| ratio(honest.earned, honest.reference_hours));
         for nature in natures.values_mut() {
             nature.honest_would_earn = rate * nature.reference_hours;
         }
-        (natures.into_values().collect(), ratio(sum * sum, squares * f64::from(count)))
+        natures.into_values().collect()
     }
+}
+
+/// Tokens a second of reference time.
+fn price(paid: u64, us: u64) -> f64 {
+    ratio(paid as f64 / BASE_UNITS_PER_TOKEN as f64, us as f64 / 1e6)
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {
