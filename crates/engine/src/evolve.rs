@@ -545,8 +545,7 @@ impl State {
                 let entry = self.checks.get_mut(&check).expect(CORRUPT);
                 entry.state = CheckState::Leased(id);
                 let job = entry.job;
-                self.waiting_checks.remove(&check);
-                self.job_checks.remove(&(job, check));
+                self.waiting_checks.remove(check);
                 job
             }
         };
@@ -923,8 +922,7 @@ impl State {
                     entry.failures += 1;
                     entry.avoid.push(lease.worker);
                 }
-                self.waiting_checks.insert(check);
-                self.job_checks.insert((lease.job, check));
+                self.list_check(check);
             }
         }
     }
@@ -1007,6 +1005,12 @@ impl State {
         entry.committed.insert(package);
     }
 
+    fn list_check(&mut self, id: CheckId) {
+        let check = &self.checks[&id];
+        let needs = &self.jobs[&check.job].spec.stage_of(check.units[0]).requirements;
+        self.waiting_checks.insert(id, check.job, needs, check.verifier_only);
+    }
+
     fn draw_checks(&mut self, package: PackageId, plans: &[CheckPlan], at_ms: u64) {
         let entry = self.packages.get_mut(&package).expect(CORRUPT);
         let job = entry.job;
@@ -1017,8 +1021,6 @@ impl State {
         checks.extend(plans.iter().map(|plan| plan.check));
         for plan in plans {
             self.next.check = plan.check.0;
-            self.waiting_checks.insert(plan.check);
-            self.job_checks.insert((job, plan.check));
             let check = Check {
                 package,
                 job,
@@ -1035,6 +1037,7 @@ impl State {
                 job.checks_held.0 += job.spec.stage_of(plan.units[0]).unit_price.0 * plan.units.len() as u64;
             }
             self.checks.insert(plan.check, check);
+            self.list_check(plan.check);
         }
     }
 
@@ -1083,8 +1086,7 @@ impl State {
 
     fn remove_check(&mut self, id: CheckId) -> Option<Check> {
         let check = self.checks.remove(&id).expect(CORRUPT);
-        self.waiting_checks.remove(&id);
-        self.job_checks.remove(&(check.job, id));
+        self.waiting_checks.remove(id);
         self.comparing.remove(&id);
         if !check.verifier_only {
             let job = self.jobs.get_mut(&check.job).expect(CORRUPT);

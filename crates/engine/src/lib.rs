@@ -17,6 +17,7 @@
 //! burn), check payment (the same), and the job's end (escrow → balance). All amounts are integers and stand in the event,
 //! so that a replay never recomputes a price.
 
+mod checks;
 mod command;
 mod decide;
 mod event;

@@ -18,10 +18,6 @@ use crate::{
     stake::value_max,
 };
 
-/// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
-/// search.
-const CHECKS_SCANNED_MAX: usize = 256;
-
 /// Packages of one job that a worker may hold before anybody knows how long a unit takes: one to run, one to go on with.
 const UNKNOWN_PACKAGES_MAX: usize = 2;
 
@@ -201,25 +197,16 @@ impl State {
         self.unit_us_estimate(check.job, check.units[0]).saturating_mul(check.units.len() as u64)
     }
 
-    /// The next check for a worker, of the oldest job first.
+    /// The next check for a worker, of the oldest job first. The market's verifier gets the one that waited longest.
     fn next_check(&self, key: PublicKey, worker: &Worker, now_ms: u64) -> Option<CheckId> {
-        let waiting = &self.job_checks;
-        let mut from = (JobId(0), CheckId(0));
-        loop {
-            let (job, _) = *waiting.range(from..).next()?;
-            let stages = &self.jobs[&job].spec.stages;
-            if stages.iter().any(|stage| fits(&stage.requirements, &worker.device).is_ok()) {
-                let of_job = waiting.range((job, CheckId(0))..=(job, CheckId(u64::MAX)));
-                let found = of_job
-                    .take(CHECKS_SCANNED_MAX)
-                    .map(|(_, id)| *id)
-                    .find(|id| self.may_check(key, worker, &self.checks[id], now_ms));
-                if found.is_some() {
-                    return found;
-                }
-            }
-            from = (JobId(job.0 + 1), CheckId(0));
+        let may = |id: &CheckId| self.may_check(key, worker, &self.checks[id], now_ms);
+        if !worker.verifier {
+            return self.waiting_checks.first_for(&worker.device, |id| may(&id));
         }
+        let wait_ms = self.params.verifier_wait_ms;
+        let overdue =
+            self.waiting_checks.by_age().take_while(|id| now_ms >= self.checks[id].since_ms + wait_ms);
+        overdue.chain(self.waiting_checks.verifier_only()).find(may)
     }
 
     /// Whether a worker already holds as much of a job as it should.

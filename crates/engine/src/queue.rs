@@ -63,7 +63,7 @@ impl Segment {
 }
 
 /// The largest power of two that is not above, or 0.
-fn power_of_two_below(value: u64) -> u64 {
+pub(crate) fn power_of_two_below(value: u64) -> u64 {
     value.checked_ilog2().map_or(0, |log| 1 << log)
 }
 

@@ -11,6 +11,7 @@ use protocol::{
 use crate::{
     Calibration, Event, Failure, JobSpec, LeaveCause, Params, Priority, Promise, Provider, Reservation,
     Shortfall, Speed, Standing, Work,
+    checks::WaitingChecks,
     price::{Demand, Forecasts},
     queue::Queue,
     ranges::Ranges,
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 3;
+pub const SNAPSHOT_VERSION: u32 = 4;
 
 /// The state of one market.
 ///
@@ -68,9 +69,7 @@ pub struct State {
     pub(crate) offered: BTreeSet<(PublicKey, LeaseId)>,
     /// What the providers offer together.
     pub(crate) supply: Supply,
-    pub(crate) waiting_checks: BTreeSet<CheckId>,
-    /// The same by job, so that one job whose checks nobody can make does not stand before the others'.
-    pub(crate) job_checks: BTreeSet<(JobId, CheckId)>,
+    pub(crate) waiting_checks: WaitingChecks,
     pub(crate) comparing: BTreeSet<CheckId>,
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
@@ -781,8 +780,8 @@ impl State {
         let lease = self.deadlines.first().map(|(at, _)| *at);
         let job = self.job_deadlines.first().map(|(at, _)| *at);
         let silence = self.heard.first().map(|(at, _)| at + self.params.heartbeat_ms_max);
-        let verifier = self.waiting_checks.first().and_then(|id| {
-            let at = self.checks[id].since_ms + self.params.verifier_wait_ms;
+        let verifier = self.waiting_checks.by_age().next().and_then(|id| {
+            let at = self.checks[&id].since_ms + self.params.verifier_wait_ms;
             (at > now_ms).then_some(at)
         });
         // Looked at again a little later when there was nothing to reclaim.

@@ -1,0 +1,113 @@
+//! Checks that wait for a worker.
+//!
+//! They are listed by age, for the market's verifier, and for everybody else in segments by what a device must offer (by its
+//! power of two, so that there are few) and in them by job. So a worker passes over all that it cannot run at once, a request
+//! that finds no check costs no more however many wait for other devices, and one job whose checks nobody can make does not
+//! stand before the others'.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use protocol::{CheckId, JobId};
+
+use crate::{Requirements, queue::power_of_two_below, reason::fits};
+
+/// Waiting checks of one job that one request looks at: an owner whose own packages are all that waits is not worth a longer
+/// search.
+const OF_JOB_MAX: usize = 256;
+
+/// Needs that checks have in common.
+type Needs = (u64, u32, Vec<String>);
+
+/// Checks that wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct WaitingChecks {
+    /// With where they are listed below, if workers other than the market's verifier may make them.
+    by_age: BTreeMap<CheckId, Option<(Needs, JobId)>>,
+    segments: BTreeMap<Needs, BTreeSet<(JobId, CheckId)>>,
+    /// Those that only the market's verifier may make.
+    verifier_only: BTreeSet<CheckId>,
+}
+
+impl WaitingChecks {
+    pub fn insert(&mut self, check: CheckId, job: JobId, needs: &Requirements, verifier_only: bool) {
+        let listed = (!verifier_only).then(|| {
+            let bytes = power_of_two_below(needs.storage_buffer_bytes);
+            ((bytes, needs.storage_buffers, needs.features.clone()), job)
+        });
+        match &listed {
+            Some((needs, job)) => {
+                self.segments.entry(needs.clone()).or_default().insert((*job, check));
+            }
+            None => {
+                self.verifier_only.insert(check);
+            }
+        }
+        self.by_age.insert(check, listed);
+    }
+
+    pub fn remove(&mut self, check: CheckId) {
+        match self.by_age.remove(&check) {
+            Some(Some((needs, job))) => {
+                let segment = self.segments.get_mut(&needs).expect("a listed check is in its segment");
+                segment.remove(&(job, check));
+                if segment.is_empty() {
+                    self.segments.remove(&needs);
+                }
+            }
+            Some(None) => {
+                self.verifier_only.remove(&check);
+            }
+            None => {}
+        }
+    }
+
+    pub fn contains(&self, check: CheckId) -> bool {
+        self.by_age.contains_key(&check)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
+    /// The oldest first.
+    pub fn by_age(&self) -> impl Iterator<Item = CheckId> + '_ {
+        self.by_age.keys().copied()
+    }
+
+    /// Those that only the market's verifier may make.
+    pub fn verifier_only(&self) -> impl Iterator<Item = CheckId> + '_ {
+        self.verifier_only.iter().copied()
+    }
+
+    /// The first check, of the oldest job, that a device may make.
+    pub fn first_for(
+        &self,
+        device: &protocol::DeviceFacts,
+        may: impl Fn(CheckId) -> bool,
+    ) -> Option<CheckId> {
+        let mut first: Option<(JobId, CheckId)> = None;
+        for ((bytes, buffers, features), segment) in &self.segments {
+            let least = Requirements {
+                storage_buffer_bytes: *bytes,
+                storage_buffers: *buffers,
+                features: features.clone(),
+                ..Requirements::default()
+            };
+            if fits(&least, device).is_err() {
+                continue;
+            }
+            let mut from = (JobId(0), CheckId(0));
+            while let Some((job, _)) = segment.range(from..).next().copied()
+                && first.is_none_or(|(before, _)| job < before)
+            {
+                let mut of_job = segment.range((job, CheckId(0))..=(job, CheckId(u64::MAX))).take(OF_JOB_MAX);
+                if let Some(found) = of_job.find(|(_, check)| may(*check)) {
+                    first = Some(*found);
+                }
+                from = (JobId(job.0 + 1), CheckId(0));
+            }
+        }
+        first.map(|(_, check)| check)
+    }
+}
