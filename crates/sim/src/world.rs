@@ -1397,8 +1397,9 @@ impl World<'_> {
 
     /// Jain's index over work for what was offered, and over pay for work.
     fn fairness(&self) -> (f64, f64) {
-        let work = jain(self.offers().map(|(offered, worked, _)| worked / offered));
-        let pay = self.offers().filter(|(_, worked, _)| *worked > 0.0);
+        let offers: Vec<_> = self.offers().collect();
+        let work = jain(offers.iter().map(|(offered, worked, _)| worked / offered));
+        let pay = offers.iter().filter(|(_, worked, _)| *worked > 0.0);
         (work, jain(pay.map(|(_, worked, earned)| earned / worked)))
     }
 
