@@ -408,14 +408,32 @@ fn print(report: &Report, cost: &Cost, svg: Option<&Path>) {
     );
     say::out("");
     say::table(
-        &["PROVIDERS", "COUNT", "EARNED", "HONEST WOULD EARN", "REJECTED PACKAGES"],
+        &[
+            "PROVIDERS",
+            "COUNT",
+            "EARNED",
+            "HONEST WOULD EARN",
+            "REJECTED PACKAGES",
+            "REPUTATION",
+            "FOUND OUT",
+            "MEASURED SPEED / TRUE",
+        ],
         report
             .natures
             .iter()
             .map(|n| {
                 let tokens = |amount: f64| format!("{amount:.4}");
                 let (earned, honest) = (tokens(n.earned), tokens(n.honest_would_earn));
-                vec![n.name.clone(), n.providers.to_string(), earned, honest, n.rejected.to_string()]
+                vec![
+                    n.name.clone(),
+                    n.providers.to_string(),
+                    earned,
+                    honest,
+                    n.rejected.to_string(),
+                    format!("{:.1}", n.reputation),
+                    n.overstated.to_string(),
+                    format!("{:.2}", n.measured_speed),
+                ]
             })
             .collect(),
     );

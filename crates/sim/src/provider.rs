@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use protocol::{JobId, LeaseId, OutputCommitment, PublicKey, Receipt};
+use protocol::{Amount, JobId, LeaseId, OutputCommitment, PublicKey, Receipt, WorkerOffer};
 
 use crate::{devices::Device, truth::Nature};
 
@@ -49,6 +49,8 @@ pub(crate) struct Provider {
     pub(crate) key: PublicKey,
     pub(crate) device: Device,
     pub(crate) nature: Nature,
+    /// What it asks for a second of the reference device.
+    pub(crate) ask: Amount,
     pub(crate) latency_us: u64,
     /// Whether it never goes: the market's verifier.
     pub(crate) steady: bool,
@@ -76,6 +78,7 @@ impl Provider {
             key,
             device,
             nature,
+            ask: Amount::ZERO,
             latency_us,
             steady,
             online: false,
@@ -93,6 +96,12 @@ impl Provider {
             online_us: 0,
             seen: VecDeque::new(),
         }
+    }
+
+    /// What it claims and asks. The reference device computes a million MFLOP/s.
+    pub(crate) fn offer(&self) -> WorkerOffer {
+        let boast = if self.nature == Nature::Boaster { 10 } else { 1 };
+        WorkerOffer { claimed_mflops: self.device.speed_ppm * boast, ask: self.ask, ..WorkerOffer::default() }
     }
 
     pub(crate) fn come(&mut self, at_us: u64) {

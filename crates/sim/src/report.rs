@@ -161,7 +161,7 @@ pub struct PriorityReport {
 /// Providers of one nature.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NatureReport {
-    /// `honest`, `cheat`, `colluder`, `lazy`.
+    /// `honest`, `cheat`, `colluder`, `lazy`, `boaster`.
     pub name: String,
     /// How many.
     pub providers: u64,
@@ -173,6 +173,14 @@ pub struct NatureReport {
     pub reference_hours: f64,
     /// Packages rejected.
     pub rejected: u64,
+    /// Mean reputation of their owners, 0 to 100.
+    pub reputation: f64,
+    /// How many were found to claim much more speed than they have.
+    pub overstated: u64,
+    /// Mean of measured over true speed, of those that were measured.
+    pub measured_speed: f64,
+    /// How many were measured.
+    pub measured: u64,
 }
 
 /// One moment, over the time since the one before.

@@ -148,6 +148,12 @@ pub struct Population {
     pub lie_ppm: u32,
     /// Providers that answer checks a minute late.
     pub lazy_ppm: u32,
+    /// Honest providers that claim ten times their speed.
+    pub boasters_ppm: u32,
+    /// Providers that ask for a price; the others take anything.
+    pub asking_ppm: u32,
+    /// What they ask for a second of the reference device, in base units: least and most.
+    pub ask: (u64, u64),
     /// Providers that are the second device of their predecessor's owner.
     pub second_devices_ppm: u32,
 }
@@ -163,6 +169,9 @@ impl Default for Population {
             colluders_ppm: 20_000,
             lie_ppm: 200_000,
             lazy_ppm: 20_000,
+            boasters_ppm: 20_000,
+            asking_ppm: 0,
+            ask: (0, 0),
             second_devices_ppm: 100_000,
         }
     }
@@ -183,8 +192,11 @@ pub struct Stream {
     /// Of that time, what memory traffic takes; the rest is arithmetic.
     #[serde(default)]
     pub traffic_ppm: u32,
-    /// What one unit pays, in base units.
-    pub unit_price: u64,
+    /// What one unit pays, in base units; the market's price when absent.
+    pub unit_price: Option<u64>,
+    /// What its client has at stake, in tokens.
+    #[serde(default)]
+    pub stake_tokens: u64,
     /// The class its jobs are served in.
     #[serde(default)]
     pub priority: Class,
@@ -288,8 +300,11 @@ pub enum WorkloadError {
     #[error("a workload has at least one [[stream]]")]
     Empty,
     /// A share above one.
-    #[error("the shares of cheats, colluders and lazy providers are above 1 000 000 together")]
+    #[error("the shares of cheats, colluders, lazy providers and boasters are above 1 000 000 together")]
     Shares,
+    /// A range the wrong way round.
+    #[error("ask is [least, most]")]
+    Ask,
 }
 
 impl Workload {
@@ -301,8 +316,12 @@ impl Workload {
     pub fn parse(text: &str) -> Result<Self, WorkloadError> {
         let workload: Self = toml::from_str(text)?;
         let p = &workload.providers;
-        if u64::from(p.cheats_ppm) + u64::from(p.colluders_ppm) + u64::from(p.lazy_ppm) > 1_000_000 {
+        let shares = [p.cheats_ppm, p.colluders_ppm, p.lazy_ppm, p.boasters_ppm];
+        if shares.into_iter().map(u64::from).sum::<u64>() > 1_000_000 {
             return Err(WorkloadError::Shares);
+        }
+        if p.ask.0 > p.ask.1 {
+            return Err(WorkloadError::Ask);
         }
         if workload.streams.is_empty() {
             return Err(WorkloadError::Empty);
@@ -321,8 +340,11 @@ impl Workload {
             if stream.traffic_ppm > 1_000_000 {
                 return refuse("traffic_ppm is at most 1 000 000");
             }
-            if stream.unit_price > 1_000_000_000 {
+            if stream.unit_price > Some(1_000_000_000) {
                 return refuse("unit_price is at most 1 000 000 000 base units, one token");
+            }
+            if stream.stake_tokens > 1_000_000 {
+                return refuse("stake_tokens is at most 1 000 000");
             }
             if matches!(stream.policy, Verification::Quorum(agree) if !(2..=5).contains(&agree)) {
                 return refuse("a quorum is 2 to 5 owners");

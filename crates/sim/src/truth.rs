@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{Event, JobEnd, JobState, Policy, State, Work};
-use protocol::{CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
+use protocol::{Amount, CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
 
 use crate::{
     chance::mixed,
@@ -22,6 +22,8 @@ pub(crate) enum Nature {
     },
     /// Answers checks late.
     Lazy,
+    /// Claims ten times its speed.
+    Boaster,
 }
 
 impl Nature {
@@ -31,13 +33,14 @@ impl Nature {
             Self::Cheat => "cheat",
             Self::Colluder { .. } => "colluder",
             Self::Lazy => "lazy",
+            Self::Boaster => "boaster",
         }
     }
 
     /// What a provider makes of a unit: 0 is the right result, every other number another wrong one.
     pub(crate) fn lie(self, provider: usize, job: JobId, unit: u64, lie_ppm: u32) -> u64 {
         let liar = match self {
-            Self::Honest | Self::Lazy => return 0,
+            Self::Honest | Self::Lazy | Self::Boaster => return 0,
             Self::Cheat => provider as u64 + 1,
             Self::Colluder { ring } => ring + (1 << 32),
         };
@@ -64,6 +67,10 @@ pub(crate) fn lie_of(blob: &Hash) -> u64 {
 pub(crate) struct Order {
     pub(crate) stream: usize,
     pub(crate) unit_us: u64,
+    /// Units that run at the same time.
+    pub(crate) devices: u32,
+    /// What a unit pays, once that is settled.
+    pub(crate) unit_price: Option<Amount>,
     pub(crate) submitted_us: u64,
     pub(crate) id: Option<JobId>,
     pub(crate) first_lease_us: Option<u64>,
@@ -99,6 +106,8 @@ pub(crate) struct Truth {
     pub(crate) open: BTreeSet<JobId>,
     pub(crate) ended: usize,
     committed: BTreeMap<PackageId, Committed>,
+    /// Leases granted for units that run at the same time, in the decision that is being looked at.
+    gang: Vec<LeaseId>,
     /// Reference time of checks of unsettled packages, in microseconds.
     drawn: BTreeMap<CheckId, u64>,
     providers: BTreeMap<PublicKey, Known>,
@@ -181,20 +190,30 @@ impl Truth {
                 _ => {}
             }
         }
+        // Units that run at the same time are given out all in one decision, or none is.
+        let together = matches!(event, Event::LeaseGranted { .. } | Event::LeasesOffered { .. });
+        if !together && !self.gang.is_empty() {
+            let alone = std::mem::take(&mut self.gang);
+            self.problems.push(format!("{alone:?} were given out without the others that run with them"));
+        }
         match event {
-            Event::JobSubmitted { job, key, .. } => {
+            Event::JobSubmitted { job, key, spec, .. } => {
                 let (key, _) = key.expect("every order has a key");
                 let index = self.by_key[&key];
                 if let Some(first) = self.orders[index].id.replace(*job) {
                     self.problems.push(format!("{job} is an order that {first} already is"));
                 }
+                self.orders[index].unit_price = Some(spec.stages[0].unit_price);
                 self.by_id.insert(*job, index);
                 self.open.insert(*job);
                 self.jobs.submitted += 1;
             }
-            Event::LeaseGranted { work: Work::Package { job, .. }, .. } => {
+            Event::LeaseGranted { lease, work: Work::Package { job, .. }, .. } => {
                 let order = &mut self.orders[self.by_id[job]];
                 order.first_lease_us.get_or_insert(at_us);
+                if order.devices > 1 {
+                    self.gang.push(*lease);
+                }
             }
             Event::ReceiptCommitted { receipt, outputs, work, .. } => {
                 self.units.executed += u64::from(receipt.units);
@@ -235,8 +254,18 @@ impl Truth {
                     self.drawn.insert(check.check, us);
                 }
             }
+            Event::LeasesOffered { leases } => {
+                if *leases != std::mem::take(&mut self.gang) {
+                    self.problems.push(format!("{leases:?} were given out at once, and others with them"));
+                }
+            }
             Event::PackageAccepted { package, pay } => {
                 self.accepted_paid += pay.total().0;
+                let Committed { job, run, .. } = self.committed[package];
+                let agreed = self.order_of(job).unit_price.map(|price| price.0 * u64::from(run.count));
+                if agreed != Some(pay.total().0) {
+                    self.problems.push(format!("{job} paid {} for {} units", pay.total(), run.count));
+                }
                 self.accepted(*package, state);
             }
             Event::PackageRejected { package, .. } => {
@@ -310,6 +339,6 @@ impl Truth {
 impl Nature {
     /// Whether every result is right.
     fn lie_free(self) -> bool {
-        matches!(self, Self::Honest | Self::Lazy)
+        matches!(self, Self::Honest | Self::Lazy | Self::Boaster)
     }
 }

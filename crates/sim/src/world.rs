@@ -302,6 +302,13 @@ impl<'a> World<'a> {
                 Nature::Colluder { ring: ring / 2 }
             } else if nature < population.cheats_ppm + population.colluders_ppm + population.lazy_ppm {
                 Nature::Lazy
+            } else if nature
+                < population.cheats_ppm
+                    + population.colluders_ppm
+                    + population.lazy_ppm
+                    + population.boasters_ppm
+            {
+                Nature::Boaster
             } else {
                 Nature::Honest
             };
@@ -309,7 +316,10 @@ impl<'a> World<'a> {
             let latency_us = self.chance.between(population.latency_ms) * MS;
             let key = key(1, number);
             self.truth.know(key, number, nature);
-            self.providers.push(Provider::new(key, device, nature, latency_us, false));
+            let asks = self.chance.happens(population.asking_ppm);
+            let ask = if asks { Amount(self.chance.between(population.ask)) } else { Amount::ZERO };
+            let provider = Provider::new(key, device, nature, latency_us, false);
+            self.providers.push(Provider { ask, ..provider });
             if number > 1 && self.chance.happens(population.second_devices_ppm) {
                 let expires_at_ms = self.market.now_ms(0) + 30 * 24 * 3_600 * 1_000;
                 self.must(Command::DelegateSession { wallet, session: key, expires_at_ms });
@@ -327,8 +337,12 @@ impl<'a> World<'a> {
         let streams = self.scenario.workload.streams.len();
         let amount = Amount(u64::MAX / 5 / streams as u64);
         for stream in 0..streams {
-            let deposit = Command::Deposit { account: client(stream), amount, key: None };
-            self.must(deposit);
+            let account = client(stream);
+            self.must(Command::Deposit { account, amount, key: None });
+            let stake = Amount(self.scenario.workload.streams[stream].stake_tokens * BASE_UNITS_PER_TOKEN);
+            if stake > Amount::ZERO {
+                self.must(Command::Bond { account, amount: stake });
+            }
             let after_us = self.between_orders_us(stream);
             self.push(after_us, Happening::Order { stream });
         }
@@ -963,7 +977,7 @@ impl World<'_> {
             Body::Announce => {
                 let device = (*self.providers[provider].device.facts).clone();
                 let version = "sim".to_owned();
-                let offer = Default::default();
+                let offer = self.providers[provider].offer();
                 let announce = Command::Announce { worker, instance, device, version, offer };
                 // While a crashed process still holds the key, it is asked again by the announcement's timer.
                 self.decide(announce).ok().map(|_| Reply::Announced)
@@ -1197,7 +1211,7 @@ impl World<'_> {
             manifest: Hash::of(stream.name.as_bytes()),
             inputs: Vec::new(),
             units: self.chance.between(stream.units),
-            unit_price: Amount(stream.unit_price),
+            unit_price: Amount(stream.unit_price.unwrap_or(0)),
             package_units: stream.package_units,
             // What the slowest device of the table may take.
             time_ms_max: unit_us / MS * 16,
@@ -1222,6 +1236,8 @@ impl World<'_> {
         let order = self.truth.place(Order {
             stream: number,
             unit_us,
+            devices: stream.devices,
+            unit_price: None,
             submitted_us: self.at_us,
             id: None,
             first_lease_us: None,
@@ -1239,8 +1255,20 @@ impl World<'_> {
     fn submission(&mut self, order: usize) {
         let (owner, spec) = (client(self.truth.orders[order].stream), self.specs[order].clone());
         let key = Some((order_key(order), order_key(order)));
-        let submission = Submission { owner, spec, quoted: vec![], budget: None, key };
+        let priced = self.scenario.workload.streams[self.truth.orders[order].stream].unit_price.is_some();
+        let quoted = if priced { vec![] } else { vec![0] };
+        let jobs_before = self.market.state.jobs().len();
+        let quote = self.market.state.quote(&spec, &quoted, self.market.now_ms(self.at_us));
+        let submission = Submission { owner, spec, quoted, budget: None, key };
         if let Ok(Answer::Job(job)) = self.decide(Command::Submit(submission.into())) {
+            let (new, agreed) = (self.market.state.jobs().len() > jobs_before, quote.stages[0].unit_price);
+            let entry = &self.market.state.jobs()[&job];
+            if new && (entry.spec.stages[0].unit_price, Some(entry.money.escrowed)) != (agreed, quote.escrow)
+            {
+                self.record
+                    .problems
+                    .push(format!("{job} costs something else than it was quoted: {quote:?}"));
+            }
             self.market.answer(Addressed::Client { order, job });
         }
     }
@@ -1280,7 +1308,7 @@ impl World<'_> {
                 (now.activity.online_us - before.activity.online_us) as f64,
             ),
             price: price(now.paid - before.paid, now.accepted_us - before.accepted_us),
-            quote: 0.0,
+            quote: self.quote(),
             fairness_work,
             fairness_pay,
             waiting_units: waiting.sum(),
@@ -1288,6 +1316,27 @@ impl World<'_> {
         };
         self.samples.push(sample);
         self.after(self.sample_us(), Happening::Sample);
+    }
+
+    /// What a reference second of work that every device can do would cost now, in tokens.
+    fn quote(&self) -> f64 {
+        let stage = Stage {
+            name: String::new(),
+            manifest: Hash([0; 32]),
+            inputs: Vec::new(),
+            units: 1,
+            unit_price: Amount::ZERO,
+            package_units: None,
+            time_ms_max: 1,
+            requirements: Requirements::default(),
+            outputs_exact: vec![true],
+            policy: Policy::Audit { rate_min_ppm: 0 },
+            work: unit_work(SECOND, 0),
+            devices: 1,
+        };
+        let spec = JobSpec::plain(String::new(), JobKind::Batch, String::new(), stage);
+        let quote = self.market.state.quote(&spec, &[0], self.market.now_ms(self.at_us));
+        quote.stages[0].rate.0 as f64 / BASE_UNITS_PER_TOKEN as f64
     }
 
     fn report(mut self) -> Report {
@@ -1414,10 +1463,19 @@ impl World<'_> {
             entry.earned += self.earned(provider);
             entry.reference_hours += offered;
             entry.rejected += worker.map_or(0, |worker| worker.rejected);
+            let Some(worker) = worker else { continue };
+            entry.reputation += f64::from(self.market.state.reputation(worker.owner).nrs_milli) / 1e3;
+            entry.overstated += u64::from(worker.speed.overstated);
+            if let Some(ppm) = worker.speed.measured_ppm {
+                entry.measured += 1;
+                entry.measured_speed += ppm as f64 / provider.device.speed_ppm as f64;
+            }
         }
         let rate = natures.get("honest").map_or(0.0, |honest| ratio(honest.earned, honest.reference_hours));
         for nature in natures.values_mut() {
             nature.honest_would_earn = rate * nature.reference_hours;
+            nature.reputation = ratio(nature.reputation, nature.providers as f64);
+            nature.measured_speed = ratio(nature.measured_speed, nature.measured as f64);
         }
         natures.into_values().collect()
     }
