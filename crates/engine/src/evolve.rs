@@ -699,9 +699,13 @@ impl State {
         }
     }
 
-    /// Puts a stage in line, or notes that what waits of it changed. One that was `served` goes back to the end.
+    /// Puts a stage in line, or notes that what waits of it changed. One that was `served` goes back to the end. What is held
+    /// back stays out of line: a late receipt may take units of a paused job.
     fn enqueue(&mut self, id: JobId, stage: u32, served: bool) {
         let job = &self.jobs[&id];
+        if !job.leasable() {
+            return;
+        }
         self.queue.put((id, stage), job, &self.params, self.at_ms, self.seq, served);
     }
 
