@@ -101,6 +101,8 @@ pub struct JobCounts {
     pub cancelled: u64,
     /// Ended with parked units.
     pub incomplete: u64,
+    /// Times that an owner held a job back.
+    pub pauses: u64,
 }
 
 /// Units.

@@ -216,6 +216,9 @@ pub struct Stream {
     /// Jobs that their owner cancels.
     #[serde(default)]
     pub cancel_ppm: u32,
+    /// Jobs that their owner pauses for a while.
+    #[serde(default)]
+    pub pause_ppm: u32,
     /// Units that fail on every device.
     #[serde(default)]
     pub poison_ppm: u32,

@@ -104,6 +104,7 @@ pub(crate) struct Truth {
     by_key: BTreeMap<Hash, usize>,
     by_id: BTreeMap<JobId, usize>,
     pub(crate) open: BTreeSet<JobId>,
+    paused: BTreeSet<JobId>,
     pub(crate) ended: usize,
     committed: BTreeMap<PackageId, Committed>,
     /// Leases granted for units that run at the same time, in the decision that is being looked at.
@@ -209,6 +210,9 @@ impl Truth {
                 self.jobs.submitted += 1;
             }
             Event::LeaseGranted { lease, work: Work::Package { job, .. }, .. } => {
+                if self.paused.contains(job) {
+                    self.problems.push(format!("{lease} was given out though {job} is paused"));
+                }
                 let order = &mut self.orders[self.by_id[job]];
                 order.first_lease_us.get_or_insert(at_us);
                 if order.devices > 1 {
@@ -253,6 +257,13 @@ impl Truth {
                     let us = check.units.iter().map(|unit| self.unit_us(job, *unit)).sum();
                     self.drawn.insert(check.check, us);
                 }
+            }
+            Event::JobPaused { job, paused: true } => {
+                self.paused.insert(*job);
+                self.jobs.pauses += 1;
+            }
+            Event::JobPaused { job, paused: false } => {
+                self.paused.remove(job);
             }
             Event::LeasesOffered { leases } => {
                 if *leases != std::mem::take(&mut self.gang) {

@@ -59,6 +59,8 @@ const STILL_US_MAX: u64 = 20 * SECOND;
 const READ_US_MAX: u64 = 500 * MS;
 /// By how much the clocks of two processes differ at most.
 const CLOCK_SKEW_MS: u64 = 2_000;
+/// After this long a client looks again whether its job goes on.
+const RESUME_US: u64 = 15 * SECOND;
 /// One-way latency of clients.
 const CLIENT_LATENCY_US: u64 = 30 * MS;
 /// A cheat that does not compute a unit needs this part of its time.
@@ -86,6 +88,9 @@ enum Happening {
     Submission { order: usize },
     Submitted { order: usize, job: JobId },
     WantCancel { order: usize },
+    WantPause { order: usize },
+    WantResume { order: usize },
+    Pausing { order: usize, paused: bool },
     Cancellation { order: usize },
     Market { process: u32, what: Inside },
     MarketCrash,
@@ -102,6 +107,7 @@ enum Inside {
     Request { provider: usize, incarnation: u32, body: Body },
     Submission { order: usize },
     Cancellation { order: usize },
+    Pausing { order: usize, paused: bool },
     PollOver,
     Tick,
     Round,
@@ -318,8 +324,9 @@ impl<'a> World<'a> {
             self.truth.know(key, number, nature);
             let asks = self.chance.happens(population.asking_ppm);
             let ask = if asks { Amount(self.chance.between(population.ask)) } else { Amount::ZERO };
-            let provider = Provider::new(key, device, nature, latency_us, false);
-            self.providers.push(Provider { ask, ..provider });
+            let mut provider = Provider::new(key, device, nature, latency_us, false);
+            provider.ask = ask;
+            self.providers.push(provider);
             if number > 1 && self.chance.happens(population.second_devices_ppm) {
                 let expires_at_ms = self.market.now_ms(0) + 30 * 24 * 3_600 * 1_000;
                 self.must(Command::DelegateSession { wallet, session: key, expires_at_ms });
@@ -558,6 +565,19 @@ impl<'a> World<'a> {
             Happening::WantCancel { order } => {
                 self.transmit(CLIENT_LATENCY_US, Happening::Cancellation { order });
             }
+            Happening::WantPause { order } => {
+                self.transmit(CLIENT_LATENCY_US, Happening::Pausing { order, paused: true });
+                let later_us = 5 * SECOND + self.chance.below(20 * SECOND);
+                self.after(later_us, Happening::WantResume { order });
+            }
+            Happening::WantResume { order } => {
+                // Again and again, because a message that was held up may pause the job once more.
+                if self.truth.orders[order].ended_us.is_none() {
+                    self.transmit(CLIENT_LATENCY_US, Happening::Pausing { order, paused: false });
+                    self.after(RESUME_US, Happening::WantResume { order });
+                }
+            }
+            Happening::Pausing { order, paused } => self.arrive(Inside::Pausing { order, paused }),
             Happening::Cancellation { order } => self.arrive(Inside::Cancellation { order }),
             Happening::Market { process, what } => self.happen_inside(process, what),
             Happening::MarketCrash => {
@@ -954,6 +974,12 @@ impl World<'_> {
             Inside::Request { provider, incarnation, body } => self.request(provider, incarnation, body),
             Inside::Submission { order } => self.submission(order),
             Inside::Cancellation { order } => self.cancellation(order),
+            Inside::Pausing { order, paused } => {
+                let Order { id, stream, .. } = self.truth.orders[order];
+                if let Some(job) = id {
+                    let _ = self.decide(Command::Pause { job, by: client(stream), paused });
+                }
+            }
             Inside::PollOver => self.poll_over(),
             Inside::Tick => {
                 // One that stood still ticks late.
@@ -1248,6 +1274,10 @@ impl World<'_> {
             let after_us = SECOND + self.chance.exponential(MINUTE);
             self.after(after_us, Happening::WantCancel { order });
         }
+        if self.chance.happens(stream.pause_ppm) {
+            let after_us = SECOND + self.chance.below(20 * SECOND);
+            self.after(after_us, Happening::WantPause { order });
+        }
         let next_us = self.between_orders_us(number);
         self.after(next_us, Happening::Order { stream: number });
     }
@@ -1332,7 +1362,9 @@ impl World<'_> {
             outputs_exact: vec![true],
             policy: Policy::Audit { rate_min_ppm: 0 },
             work: unit_work(SECOND, 0),
+            output_bytes: vec![64],
             devices: 1,
+            replicas: 1,
         };
         let spec = JobSpec::plain(String::new(), JobKind::Batch, String::new(), stage);
         let quote = self.market.state.quote(&spec, &[0], self.market.now_ms(self.at_us));

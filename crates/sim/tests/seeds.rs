@@ -52,6 +52,7 @@ fn storms(seeds: std::ops::Range<u64>) {
     assert!(all(|r| r.faults.fenced_events) > 0 && all(|r| r.faults.fenced_answers) > 0);
     assert!(all(|r| r.faults.clock_jumps) > 0 && all(|r| r.faults.device_failures) > 0);
     assert!(all(|r| r.units.wrong_committed) > 0 && all(|r| r.units.rejected) > 0);
+    assert!(all(|r| r.jobs.pauses) > 0 && all(|r| r.units.yielded) > 0);
     assert!(all(|r| r.jobs.done) > 0 && all(|r| r.units.accepted) > 0);
 }
 
