@@ -1,6 +1,6 @@
 //! Many small worlds in which everything goes wrong. A failure prints the command that shows the same run again.
 
-use plexus_sim::{Faults, Report, Scenario, Workload, run};
+use plexus_sim::{Faults, Report, Scenario, Workload, run, shrink};
 
 /// Says which seed it was, also when the engine's own assertions fail.
 struct Seed(String);
@@ -32,6 +32,15 @@ fn good(scenario: &Scenario, file: &str) -> Report {
     let _seed =
         Seed(format!("plexus sim --seed {seed} --providers {providers} --minutes {minutes}{faults}{file}"));
     let report = run(scenario, &mut ());
+    if !report.problems.is_empty() {
+        // A small run is easier to understand than the one that happened to fail.
+        let small = shrink(scenario, &mut |smaller| !run(smaller, &mut ()).problems.is_empty());
+        let Scenario { providers, minutes, faults, .. } = &small;
+        eprintln!(
+            "smaller: --providers {providers} --minutes {minutes} --faults={}",
+            faults.kinds().join(",")
+        );
+    }
     assert_eq!(report.problems, [""; 0], "seed {seed}");
     let jobs = report.jobs;
     assert_eq!(jobs.submitted, jobs.done + jobs.cancelled + jobs.incomplete, "seed {seed}");
@@ -58,22 +67,42 @@ fn storms(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn every_job_ends_and_nothing_breaks_in_storms_1() {
-    storms(0..50);
+    storms(0..125);
 }
 
 #[test]
 fn every_job_ends_and_nothing_breaks_in_storms_2() {
-    storms(50..100);
+    storms(125..250);
 }
 
 #[test]
 fn every_job_ends_and_nothing_breaks_in_storms_3() {
-    storms(100..150);
+    storms(250..375);
 }
 
 #[test]
 fn every_job_ends_and_nothing_breaks_in_storms_4() {
-    storms(150..200);
+    storms(375..500);
+}
+
+#[test]
+fn every_job_ends_and_nothing_breaks_in_storms_5() {
+    storms(500..625);
+}
+
+#[test]
+fn every_job_ends_and_nothing_breaks_in_storms_6() {
+    storms(625..750);
+}
+
+#[test]
+fn every_job_ends_and_nothing_breaks_in_storms_7() {
+    storms(750..875);
+}
+
+#[test]
+fn every_job_ends_and_nothing_breaks_in_storms_8() {
+    storms(875..1000);
 }
 
 #[test]
