@@ -5,7 +5,7 @@
 //! worker gets nothing it cannot run or that pays less than it asks, no check of its own owner's work, and no units that it
 //! failed while somebody else could take them.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
@@ -125,7 +125,8 @@ impl State {
         let job = &self.jobs[&id];
         let (stage, queue) = (&job.spec.stages[number as usize], &job.queues[number as usize]);
         self.suits(worker, stage).ok()?;
-        if stage.devices > 1 || self.holds_enough(worker, id, queue) {
+        if stage.devices > 1 || self.holds_enough(worker, id, queue) || !self.has_memory(worker, (id, number))
+        {
             return None;
         }
         let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
@@ -154,6 +155,11 @@ impl State {
     /// The first [`Misfit`].
     pub fn suits(&self, worker: &Worker, stage: &Stage) -> Result<(), Misfit> {
         fits(&stage.requirements, &worker.device)?;
+        let (needed, offered) = (stage.requirements.memory_bytes, worker.offer.memory_bytes);
+        // A worker of old does not say what it lends.
+        if offered > 0 && needed > offered {
+            return Err(Misfit::Memory { needed, offered });
+        }
         let (asks, pays) = (worker.offer.ask, Amount(self.params.rate(stage)));
         if asks > pays {
             return Err(Misfit::Price { asks, pays });
@@ -169,6 +175,30 @@ impl State {
     fn value_left(&self, owner: PublicKey) -> Amount {
         let held = self.owners.get(&owner).map_or(Amount::ZERO, |provider| provider.held);
         Amount(value_max(self.bonded(owner), &self.params).0.saturating_sub(held.0))
+    }
+
+    /// Whether a stage's buffers go into the memory that a worker lends, beside those of what it holds already. Packages of
+    /// one stage run one after the other in the same buffers.
+    fn has_memory(&self, worker: &Worker, wanted: StageId) -> bool {
+        let offered = worker.offer.memory_bytes;
+        if offered == 0 {
+            return true;
+        }
+        let stage_of = |id: &LeaseId| {
+            let lease = &self.leases[id];
+            let unit = match lease.work {
+                Work::Package { run, .. } => run.first,
+                Work::Check { check } => self.checks[&check].units[0],
+            };
+            (lease.job, self.jobs[&lease.job].spec.place(unit).stage)
+        };
+        let mut stages: BTreeSet<StageId> = worker.leases.iter().map(stage_of).collect();
+        if stages.is_empty() || !stages.insert(wanted) {
+            return true;
+        }
+        let bytes =
+            |(job, number): StageId| self.jobs[&job].spec.stages[number as usize].requirements.memory_bytes;
+        stages.into_iter().map(bytes).fold(0, u64::saturating_add) <= offered
     }
 
     /// How well a worker and a stage go together.

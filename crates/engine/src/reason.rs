@@ -24,6 +24,13 @@ pub enum Misfit {
     },
     /// A WebGPU feature is missing.
     Feature(String),
+    /// A unit needs more memory than the worker lends.
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes lent.
+        offered: u64,
+    },
     /// The job pays less than the worker asks.
     Price {
         /// For a reference second.

@@ -5,10 +5,10 @@ mod rules;
 use std::collections::BTreeSet;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobSpec, JobState, Params, Priority, ReceiptOutcome, Rejection, Release,
-    WorkerReason,
+    Answer, Command, JobReason, JobSpec, JobState, Misfit, Params, Priority, ReceiptOutcome, Rejection,
+    Release, WorkerReason,
 };
-use protocol::{Amount, JobId, LeaseId, PublicKey};
+use protocol::{Amount, JobId, LeaseId, PublicKey, WorkerOffer};
 use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
 
 fn world(workers: &[u8]) -> World {
@@ -363,4 +363,35 @@ fn a_replica_that_lies_does_not_win() {
     assert_eq!((entry.state.clone(), entry.accepted[&0].worker), (JobState::Done, key(1)));
     assert_eq!(world.state.accounts().get(&key(2)).map(|account| account.earned), None, "a lie is not paid");
     assert!(world.state.accounts()[&key(3)].earned > Amount::ZERO);
+}
+
+#[test]
+fn what_a_worker_holds_goes_into_the_memory_it_lends() {
+    let mut world = world(&[1]);
+    let memory = |mib: u64| {
+        let mut spec = spec(4, AUDIT);
+        spec.stages[0].requirements.memory_bytes = mib << 20;
+        spec
+    };
+    let offer = WorkerOffer { memory_bytes: 100 << 20, ..WorkerOffer::default() };
+    let announce = Command::Announce {
+        worker: key(7),
+        instance: "one".into(),
+        device: rules::device(),
+        version: "test".into(),
+        offer,
+    };
+    world.run(announce).expect("announced");
+    let large = world.submit(memory(101));
+    assert_eq!(world.lease(key(7), 9), []);
+    let lacks = Misfit::Memory { needed: 101 << 20, offered: 100 << 20 };
+    let told = world.state.worker_reason(key(7), world.now_ms);
+    assert_eq!(told, Some(WorkerReason::NoJobFits { jobs: 1, lacks }));
+    let [first, second, third] = [60, 60, 40].map(|mib| world.submit(memory(mib)));
+    let mut held: Vec<_> = world.lease(key(7), 9).iter().map(|lease| job_of(&world, *lease)).collect();
+    held.sort();
+    held.dedup();
+    assert!(held == [first, third] || held == [second, third], "{held:?}: 60 and 40 MiB, never 120");
+    world.finish(&[key(1), key(7)]);
+    assert!(world.state.jobs()[&large].state.ended(), "who does not say what it lends may try");
 }

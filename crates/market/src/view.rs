@@ -36,6 +36,10 @@ fn misfit(lacks: &Misfit) -> (String, BTreeMap<String, String>) {
             format!("{needed} storage buffers in one pass are needed, the device binds {offered}"),
             facts(&[("storage_buffers", needed.to_string()), ("device_buffers", offered.to_string())]),
         ),
+        Misfit::Memory { needed, offered } => (
+            format!("a unit needs {} of memory, the worker lends {}", bytes(*needed), bytes(*offered)),
+            facts(&[("memory_bytes", needed.to_string()), ("lent_bytes", offered.to_string())]),
+        ),
         Misfit::Price { asks, pays } => (
             format!("{} tokens a compute second are asked, {} are paid", asks.to_tokens(), pays.to_tokens()),
             facts(&[("asks", asks.to_string()), ("pays", pays.to_string())]),
@@ -65,6 +69,7 @@ fn need(lacks: &Misfit) -> String {
         Misfit::StorageBuffer { needed, .. } => format!("≥ {} storage buffers", bytes(*needed)),
         Misfit::StorageBuffers { needed, .. } => format!("≥ {needed} storage buffers in one pass"),
         Misfit::Feature(feature) => format!("the feature {feature}"),
+        Misfit::Memory { needed, .. } => format!("≥ {} of memory to lend", bytes(*needed)),
         Misfit::Price { .. } => "an ask of at most what it pays".to_owned(),
         Misfit::Stake { .. } => "enough stake behind it".to_owned(),
     }
