@@ -118,6 +118,8 @@ pub async fn prepare(owner: &Client, units: u64, package_units: u32) -> Result<J
         royalty: None,
         budget: None,
         package_units: Some(package_units),
+        devices: 1,
+        replicas: 1,
         deadline_in_s: None,
         attempts_max: None,
     })

@@ -263,6 +263,8 @@ impl World {
             royalty: None,
             budget: None,
             package_units: Some(package_units),
+            devices: 1,
+            replicas: 1,
             deadline_in_s: None,
             attempts_max: None,
         };
@@ -556,7 +558,9 @@ async fn units_of_a_later_stage_read_what_those_of_an_earlier_one_put_out() {
         manifest,
         units,
         inputs: vec![input],
-        unit_price: Amount(1000),
+        unit_price: Some(Amount(1000)),
+        devices: 1,
+        replicas: 1,
         package_units: Some(2),
     };
     let split = StageInput::Split(InputSplit { blob, offset: 0, stride: 4, length: 4 });
@@ -564,6 +568,8 @@ async fn units_of_a_later_stage_read_what_those_of_an_earlier_one_put_out() {
         "stage": "squares", "step": "3", "count": "3", "stride": "0", "length": "12"
     }));
     let request = GraphRequest {
+        priority: Default::default(),
+        royalty: None,
         name: "sums of squares".into(),
         stages: vec![
             stage("squares", world.manifest("squares", 1, 1_000).await, 9, split),

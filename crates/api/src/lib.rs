@@ -214,6 +214,13 @@ pub struct JobRequest {
     /// Units a package; the market decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_units: Option<u32>,
+    /// Units that run at the same time, each on a device of its own, 1 to 64; 1 when they need not.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub devices: u32,
+    /// Owners that compute each unit at the same time, 1 to 5, so that losing one of them costs no time; the others are paid as
+    /// checkers.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
     /// In how many seconds the job is to be done; nothing of it is given out later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_in_s: Option<u32>,
@@ -266,6 +273,8 @@ impl From<JobRequest> for GraphRequest {
                 inputs: plain.inputs.into_iter().map(StageInput::Split).collect(),
                 unit_price: plain.unit_price,
                 package_units: plain.package_units,
+                devices: plain.devices,
+                replicas: plain.replicas,
             }],
             iterate: None,
             joins: plain.joins,
@@ -276,6 +285,14 @@ impl From<JobRequest> for GraphRequest {
             attempts_max: plain.attempts_max,
         }
     }
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// A plain job, or one of several stages.
@@ -308,6 +325,13 @@ pub struct StageRequest {
     /// Units a package; the market decides when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_units: Option<u32>,
+    /// Units that run at the same time, each on a device of its own, 1 to 64; 1 when they need not.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub devices: u32,
+    /// Owners that compute each unit at the same time, 1 to 5, so that losing one of them costs no time; the others are paid as
+    /// checkers.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
 }
 
 /// Where an input of a stage comes from.

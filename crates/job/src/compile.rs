@@ -32,6 +32,10 @@ const KERNEL_BYTES_MAX: u64 = 1 << 20;
 const TIME_MS_MAX_DEFAULT: u64 = 10_000;
 /// Least share of units to audit when the job file does not say.
 const AUDIT_RATE_MIN_DEFAULT: f64 = 0.05;
+/// Most devices that units run on at once.
+const DEVICES_MAX: u32 = 64;
+/// Most owners that compute a unit at once.
+const REPLICAS_MAX: u32 = 5;
 /// Most axes of a shape.
 const AXES_MAX: usize = 8;
 
@@ -56,6 +60,19 @@ pub struct CompiledJob {
     pub budget: Option<Amount>,
     /// Units that one worker takes at a time; the market sizes it without.
     pub package_units: Option<u32>,
+    /// Units that run at the same time, each on a device of its own.
+    pub devices: u32,
+    /// Owners that compute each unit at the same time.
+    pub replicas: u32,
+}
+
+/// A number that is 1 when the job file does not say.
+fn between_one_and(number: Option<&At<u32>>, most: u32, message: &str) -> Result<u32> {
+    match number {
+        None => Ok(1),
+        Some(number) if (1..=most).contains(&number.value) => Ok(number.value),
+        Some(number) => Err(Fault::new(Code::Value, number.span.clone(), message)),
+    }
 }
 
 /// Compiles `text`, the content of the job file `file_name` (used in errors only); `files` reads what it names.
@@ -201,6 +218,19 @@ impl<'a> Compiler<'a> {
         if let Some(zero) = package_units.filter(|units| units.value == 0) {
             return Err(Fault::new(Code::Value, zero.span.clone(), "a package has at least one unit"));
         }
+        let devices = between_one_and(
+            file.schedule.devices.as_ref(),
+            DEVICES_MAX,
+            "units run on 1 to 64 devices at once",
+        )?;
+        let replicas =
+            between_one_and(file.schedule.replicas.as_ref(), REPLICAS_MAX, "a unit has 1 to 5 replicas")?;
+        if let Some(at) = file.schedule.replicas.as_ref().filter(|_| replicas > 1)
+            && (devices > 1 || package_units.is_some_and(|units| units.value > 1))
+        {
+            let message = "a unit with replicas is a package of its own, and runs on one device";
+            return Err(Fault::new(Code::Value, at.span.clone(), message));
+        }
         Ok(CompiledJob {
             name: file.name.value.clone(),
             manifest,
@@ -211,6 +241,8 @@ impl<'a> Compiler<'a> {
             unit_price: file.pay.unit_price.as_ref().map(amount).transpose()?,
             budget: file.pay.budget.as_ref().map(amount).transpose()?,
             package_units: package_units.map(|units| units.value),
+            devices,
+            replicas,
         })
     }
 

@@ -330,6 +330,10 @@ pub(crate) struct NeedsSection {
 pub(crate) struct ScheduleSection {
     /// Units that one worker takes at a time; the market sizes it by default.
     pub(crate) package_units: Option<At<u32>>,
+    /// Units that must run at the same time, each on a device of its own, up to 64; 1 by default.
+    pub(crate) devices: Option<At<u32>>,
+    /// Owners that compute each unit at the same time, up to 5, so that losing one of them costs no time; 1 by default.
+    pub(crate) replicas: Option<At<u32>>,
 }
 
 fn version_schema(_: &mut SchemaGenerator) -> Schema {

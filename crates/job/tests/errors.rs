@@ -292,4 +292,8 @@ fn the_rest_is_checked_too() {
     );
     check("\"0.001\"", "\"1e-3\"", "\"1e-3\"", Value, "expected a decimal number", "");
     check("[pay]", "[schedule]\npackage_units = 0\n[pay]", "0\n[pay]", Value, "at least one unit", "");
+    check("[pay]", "[schedule]\ndevices = 65\n[pay]", "65\n[pay]", Value, "1 to 64 devices", "");
+    check("[pay]", "[schedule]\nreplicas = 6\n[pay]", "6\n[pay]", Value, "1 to 5 replicas", "");
+    let both = "[schedule]\nreplicas = 2\ndevices = 2\n[pay]";
+    check("[pay]", both, "2\ndevices", Value, "a package of its own", "");
 }

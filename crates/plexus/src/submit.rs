@@ -52,6 +52,15 @@ pub struct Options {
     /// The most that may be set aside for the job, instead of the job file's budget
     #[arg(long, value_name = "TOKENS", value_parser = Amount::from_tokens)]
     budget: Option<Amount>,
+    /// The class it is served in: a higher one may take devices back from a lower one
+    #[arg(long, value_name = "CLASS", default_value = "normal")]
+    priority: Class,
+    /// In how many seconds the job is to be done; what is not given out by then is not computed
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u32>,
+    /// Failed attempts after which a unit is given up [default: the market's]
+    #[arg(long, value_name = "NUMBER")]
+    attempts: Option<u32>,
     /// Never take test tokens from the market's faucet
     #[arg(long)]
     no_faucet: bool,
@@ -62,6 +71,26 @@ pub struct Options {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The classes by their names.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Class {
+    Low,
+    Normal,
+    High,
+    Urgent,
+}
+
+impl From<Class> for api::Priority {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Low => Self::Low,
+            Class::Normal => Self::Normal,
+            Class::High => Self::High,
+            Class::Urgent => Self::Urgent,
+        }
+    }
 }
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
@@ -78,6 +107,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     upload_kernels(&client, &compiled).await?;
     let asks_market = compiled.stages.iter().any(|stage| stage.job.unit_price.is_none());
     let mut request = request(compiled.clone());
+    request.priority = options.priority.into();
+    (request.deadline_in_s, request.attempts_max) = (options.deadline, options.attempts);
     let quote = client.quote(&request).await?;
     if !options.json {
         quote::print(&quote);
@@ -365,6 +396,8 @@ fn stage_request(stage: job::CompiledStage) -> StageRequest {
         inputs: job.inputs.into_iter().enumerate().map(input).collect(),
         unit_price: job.unit_price,
         package_units: job.package_units,
+        devices: job.devices,
+        replicas: job.replicas,
         manifest: job.manifest,
     }
 }

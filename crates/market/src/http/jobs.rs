@@ -393,8 +393,8 @@ fn stage_spec(
             Verify::Quorum { agree } => Policy::Quorum { agree },
         },
         work: UnitWork { flops: plan.work.flops, bytes: plan.work.bytes },
-        devices: 1,
-        replicas: 1,
+        devices: stage.devices,
+        replicas: stage.replicas,
     })
 }
 

@@ -268,6 +268,8 @@ impl Person {
             royalty: None,
             budget: None,
             package_units: Some(2),
+            devices: 1,
+            replicas: 1,
             deadline_in_s: None,
             attempts_max: None,
         }
