@@ -4,14 +4,20 @@
 export interface Account {
   /** What it can spend. */
   available: Amount;
+  /** Set aside as stake. */
+  bonded: Amount;
   /** All it was ever paid for work. */
   earned: Amount;
   /** What its unfinished jobs hold. */
   escrowed: Amount;
   /** The wallet. */
   id: PublicKey;
+  /** All rewards it ever got. */
+  rewarded: Amount;
   /** All its jobs ever paid. */
   spent: Amount;
+  /** Stake on its way back. */
+  unbonding: Amount;
 }
 
 export type Amount = string;
@@ -202,6 +208,10 @@ export interface GraphRequest {
   joins?: JoinSpec[];
   /** A name for people, at most 100 characters. */
   name: string;
+  /** The class it is served in. */
+  priority?: Priority;
+  /** Who else has a part in what it pays for first execution. */
+  royalty?: Royalty | null;
   /** What is computed; a stage reads blobs and what stages before it put out. */
   stages: StageRequest[];
 }
@@ -272,6 +282,8 @@ export interface Job {
   deadline?: string | null;
   /** When it ended. */
   ended_at?: string | null;
+  /** How long it was expected to take when it was submitted, in milliseconds. */
+  expected_ms?: string | null;
   /** The job. */
   id: JobId;
   /** Its inputs, as far as they are blobs; of the first stage. */
@@ -294,6 +306,8 @@ export interface Job {
   progress: Progress;
   /** Why it is not done yet, or why it ended incomplete. */
   reason?: Reason | null;
+  /** Why it is served when it is; absent once it has ended. */
+  score?: Score | null;
   /** Its stages, where it has several or is iterated. */
   stages?: JobStage[];
   /** Where it is in its life. */
@@ -325,7 +339,7 @@ export interface JobIteration {
 /** The queue's segments. */
 export type JobKind = 'batch' | 'inference' | 'training';
 
-/** The money of one job. `escrowed = paid + treasury + burned + refunded + held`. */
+/** The money of one job. `escrowed = paid + royalties + treasury + burned + refunded + held`. */
 export interface JobMoney {
   /** Burned. */
   burned: Amount;
@@ -337,6 +351,8 @@ export interface JobMoney {
   paid: Amount;
   /** Returned to the owner. */
   refunded: Amount;
+  /** Paid as royalties. */
+  royalties: Amount;
   /** Paid to the treasury. */
   treasury: Amount;
 }
@@ -349,6 +365,8 @@ export interface JobRequest {
   budget?: Amount | null;
   /** In how many seconds the job is to be done; nothing of it is given out later. */
   deadline_in_s?: number | null;
+  /** Units that run at the same time, each on a device of its own, 1 to 64; 1 when they need not. */
+  devices?: number;
   /** One a manifest input, in order. */
   inputs: InputSplit[];
   /** How outputs become files. */
@@ -359,8 +377,17 @@ export interface JobRequest {
   name: string;
   /** Units a package; the market decides when absent. */
   package_units?: number | null;
-  /** What one unit pays. */
-  unit_price: Amount;
+  /** The class it is served in. */
+  priority?: Priority;
+  /**
+   * Owners that compute each unit at the same time, 1 to 5, so that losing one of them costs no time; the others are paid as
+   * checkers.
+   */
+  replicas?: number;
+  /** Who else has a part in what it pays for first execution. */
+  royalty?: Royalty | null;
+  /** What one unit pays; the market's price at the moment of submission when absent. */
+  unit_price?: Amount | null;
   /** How many units. */
   units: string;
 }
@@ -394,6 +421,8 @@ export interface JobWorker {
   device_us: string;
   /** What its owner was paid for both. */
   paid: Amount;
+  /** What the job's owner thinks of it, 1 to 5. */
+  stars?: number | null;
   /** Units accepted from it. */
   units: string;
   /** The worker. */
@@ -527,10 +556,14 @@ export interface LeaveRequest {
 export interface Ledger {
   /** In accounts. */
   available: Amount;
+  /** Set aside as stake. */
+  bonded: Amount;
   /** Ever burned. */
   burned: Amount;
   /** All that ever came in. */
   deposited: Amount;
+  /** Ever made as rewards. */
+  emitted: Amount;
   /** Ever put into escrow. */
   escrowed: Amount;
   /** In the escrow of unfinished jobs. */
@@ -539,8 +572,12 @@ export interface Ledger {
   paid: Amount;
   /** Ever refunded. */
   refunded: Amount;
+  /** Ever paid as royalties. */
+  royalties: Amount;
   /** Ever paid to the treasury. */
   treasury: Amount;
+  /** Stake on its way back. */
+  unbonding: Amount;
 }
 
 /** Bounds on one unit. */
@@ -630,6 +667,8 @@ export interface Page_Job {
     deadline?: string | null;
     /** When it ended. */
     ended_at?: string | null;
+    /** How long it was expected to take when it was submitted, in milliseconds. */
+    expected_ms?: string | null;
     /** The job. */
     id: JobId;
     /** Its inputs, as far as they are blobs; of the first stage. */
@@ -652,6 +691,8 @@ export interface Page_Job {
     progress: Progress;
     /** Why it is not done yet, or why it ended incomplete. */
     reason?: Reason | null;
+    /** Why it is served when it is; absent once it has ended. */
+    score?: Score | null;
     /** Its stages, where it has several or is iterated. */
     stages?: JobStage[];
     /** Where it is in its life. */
@@ -725,6 +766,8 @@ export interface Page_Unit {
 export interface Page_Worker {
   /** The items. */
   items: ({
+    /** What it asks for a second of the reference device. */
+    ask: Amount;
     /** Units it re-executed for others. */
     checked: string;
     /** Its device. */
@@ -741,8 +784,12 @@ export interface Page_Worker {
     owner: PublicKey;
     /** Why it is not working, or what it works on. */
     reason: Reason;
+    /** What its owner's word is worth. */
+    reputation: Reputation;
     /** When it was last heard. */
     seen_at: string;
+    /** How fast it is. */
+    speed: Speed;
     /** What it is doing. */
     state: WorkerState;
     /** Consecutive packages that held. */
@@ -788,6 +835,9 @@ export interface Payment {
 
 /** Why money moved. */
 export type PaymentKind = 'deposit' | 'escrow' | 'work' | 'check' | 'treasury' | 'burn' | 'refund';
+
+/** The class a job is served in. A higher one may reclaim devices from a lower one. */
+export type Priority = 'low' | 'normal' | 'high' | 'urgent';
 
 /** What went wrong, for programs (`code`) and people (`detail`, `fix`). */
 export interface Problem {
@@ -840,6 +890,26 @@ export interface Progress {
 }
 
 export type PublicKey = string;
+
+/** `POST /v1/quotes`: what a job would cost if it were submitted now, as it would be with `POST /v1/jobs`. */
+export interface Quote {
+  /** What would be taken from the balance: every unit, and the checks that the policy may draw. */
+  escrow: Amount;
+  /** From then until it is done. */
+  run_ms?: string | null;
+  /** One a stage, in order. */
+  stages: StageQuote[];
+  /** Until its first unit is taken, in milliseconds, by estimate; absent when no provider fits. */
+  wait_ms?: string | null;
+}
+
+/** `POST /v1/jobs/{id}/ratings`: what the job's owner thinks of a worker that computed for it. Once each. */
+export interface RatingRequest {
+  /** 1 to 5. */
+  stars: number;
+  /** The worker. */
+  worker: PublicKey;
+}
 
 /** Why something waits, in code, words and numbers. */
 export interface Reason {
@@ -941,14 +1011,52 @@ export interface ReleaseRequest {
   generation: number;
 }
 
+/** What a provider's word is worth, in thousandths of a point of 100. */
+export interface Reputation {
+  /** Days with accepted work. */
+  longevity_milli: number;
+  /** `0.4 · performance + 0.3 · reliability + 0.2 · longevity + 0.1 · rating`. */
+  nrs_milli: number;
+  /** Speed against claims. */
+  performance_milli: number;
+  /** Clients' ratings. */
+  rating_milli: number;
+  /** Leases that ended well. */
+  reliability_milli: number;
+  /** 0 to 3. */
+  tier: number;
+}
+
 /** `POST /v1/jobs/{id}/resume`. */
 export interface ResumeRequest {
   /** A new deadline, in seconds from now; the old one, if it is still to come, when absent. */
   deadline_in_s?: number | null;
 }
 
+/** A part of what a job pays for first execution, such as a model's author's. */
+export interface Royalty {
+  /** Who gets it. */
+  account: PublicKey;
+  /** How much, in basis points. */
+  bps: number;
+}
+
 /** The runtime a manifest is written for. */
 export type Runtime = 'wgsl';
+
+/** The terms of a job's score, in parts per million: `score = 0.4 · stake + 0.3 · urgency + 0.3 · complexity`. */
+export interface Score {
+  /** How much work it is. */
+  complexity_ppm: string;
+  /** Jobs that are served before it, as it stands; absent when none of its units waits. */
+  jobs_ahead?: number | null;
+  /** The weighted sum. */
+  score_ppm: string;
+  /** What its owner has bonded. */
+  stake_ppm: string;
+  /** Priority, deadline and waiting. */
+  urgency_ppm: string;
+}
 
 /** A login that succeeded. */
 export interface Session {
@@ -982,11 +1090,54 @@ export interface SignedReceipt {
   units: UnitOutputs[];
 }
 
+/** How fast a worker is, in parts per million of the reference device. */
+export interface Speed {
+  /** As it claims; 0 when it claims nothing. */
+  claimed_ppm: string;
+  /** As measured in real work; absent before the first measurement. */
+  measured_ppm?: string | null;
+  /** Whether it claims much more than was measured. */
+  overstated: boolean;
+}
+
 /** Where an input of a stage comes from. */
 export type StageInput = InputSplit | GatherInput;
 
+/**
+ * How a stage's price comes about: `rate = base · (1 + demand) · (1 + capability) · season`, at least `ask_min`, and
+ * `market_price = rate · reference time`, rounded up. Factors are parts per million.
+ */
+export interface StageQuote {
+  /** The lowest ask of the providers that can run it. */
+  ask_min: Amount;
+  /** Price of a second of the reference device before the factors. */
+  base: Amount;
+  /** Capability factor. */
+  capability_ppm: string;
+  /** Executions of each unit that the escrow covers. */
+  copies: string;
+  /** Demand factor. */
+  demand_ppm: string;
+  /** The market's price of a unit. */
+  market_price: Amount;
+  /** Providers online that can run it. */
+  providers: string;
+  /** Price of a second of the reference device. */
+  rate: Amount;
+  /** Time of a unit on the reference device, in nanoseconds, by estimate. */
+  reference_ns: string;
+  /** Seasonal adjustment. */
+  season_ppm: string;
+  /** What a unit would pay: the market's price, or the job's own. */
+  unit_price: Amount;
+  /** Units in all iterations. */
+  units: string;
+}
+
 /** Units of one program. */
 export interface StageRequest {
+  /** Units that run at the same time, each on a device of its own, 1 to 64; 1 when they need not. */
+  devices?: number;
   /** One a manifest input, in order. */
   inputs: StageInput[];
   /** What a unit computes. */
@@ -995,10 +1146,21 @@ export interface StageRequest {
   name: string;
   /** Units a package; the market decides when absent. */
   package_units?: number | null;
-  /** What one unit pays. */
-  unit_price: Amount;
+  /**
+   * Owners that compute each unit at the same time, 1 to 5, so that losing one of them costs no time; the others are paid as
+   * checkers.
+   */
+  replicas?: number;
+  /** What one unit pays; the market's price at the moment of submission when absent. */
+  unit_price?: Amount | null;
   /** How many units, in each iteration. */
   units: string;
+}
+
+/** `POST /v1/accounts/{id}/bond` and `/unbond`. */
+export interface StakeRequest {
+  /** How much. */
+  amount: Amount;
 }
 
 /** A plain job, or one of several stages. */
@@ -1105,6 +1267,8 @@ export type Verify =
 
 /** One worker of `GET /v1/workers`. */
 export interface Worker {
+  /** What it asks for a second of the reference device. */
+  ask: Amount;
   /** Units it re-executed for others. */
   checked: string;
   /** Its device. */
@@ -1121,8 +1285,12 @@ export interface Worker {
   owner: PublicKey;
   /** Why it is not working, or what it works on. */
   reason: Reason;
+  /** What its owner's word is worth. */
+  reputation: Reputation;
   /** When it was last heard. */
   seen_at: string;
+  /** How fast it is. */
+  speed: Speed;
   /** What it is doing. */
   state: WorkerState;
   /** Consecutive packages that held. */
