@@ -42,6 +42,8 @@ const PARTS: [keyof Progress, string][] = [
   ['leased', 'computing'],
   ['parked', 'given up'],
   ['waiting', 'waiting'],
+  ['blocked', 'waiting for results'],
+  ['skipped', 'not needed'],
 ];
 
 /** A bar of a job's units by where they are. */
@@ -58,15 +60,15 @@ export function ProgressBar({ job, legend = false }: { job: Job; legend?: boolea
         aria-valuemax={100}
       >
         {PARTS.map(([part]) => (
-          <i class={part} style={{ width: `${percent(job.progress[part], job.units)}%` }} />
+          <i class={part} style={{ width: `${percent(job.progress[part] ?? '0', job.units)}%` }} />
         ))}
       </div>
       {legend && (
         <ul class="legend">
-          {PARTS.filter(([part]) => job.progress[part] !== '0' || part === 'accepted').map(([part, label]) => (
+          {PARTS.filter(([part]) => (job.progress[part] ?? '0') !== '0' || part === 'accepted').map(([part, label]) => (
             <li>
               <i class={`swatch ${part}`} />
-              <b>{count(job.progress[part])}</b> {label}
+              <b>{count(job.progress[part] ?? '0')}</b> {label}
             </li>
           ))}
         </ul>

@@ -209,8 +209,6 @@ params! {
     speed_window_ms: u64 = 1_000, 1..=600_000;
     /// A worker whose claim is more than this multiple of what was measured is found out.
     overstated_ppm: u64 = 4_000_000, 1_100_000..=100_000_000;
-    /// What an admission may take besides computing: answers on the way, compiling the program.
-    admission_overhead_ms: u64 = 2_000, 0..=60_000;
     /// A package is to keep a device busy for at least this share of the time it takes.
     package_efficiency_ppm: u64 = 950_000, 100_000..=999_000;
     /// Longest that a package is sized for, however slow its worker's connection.

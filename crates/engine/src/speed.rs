@@ -6,7 +6,6 @@
 //! How much work a unit is was estimated by somebody who may be wrong, or may want a worker to look slow. So a job is calibrated
 //! by the workers it runs on: its units are worth what *other* owners' workers, whose speed is known, needed for them. Where
 //! nobody else has run it, its estimate counts for a worker of which nothing is known yet, and nothing is learnt about others.
-//! The anchor of it all is the admission: a job of the market's own, whose work is known.
 //!
 //! Measurements are made over `speed_window_ms` of work and move an average by a quarter.
 
@@ -139,19 +138,6 @@ impl Speed {
                 (before * (MEMORY - 1) + found) / MEMORY
             }
         });
-    }
-
-    /// The admission's units, which are `work_ns` of reference time, took `taken_ms`, of which some may have been overhead. The
-    /// claim is believed as far as this allows.
-    pub(crate) fn admit(&mut self, work_ns: u128, taken_ms: u64, params: &Params) {
-        let computing_ms = taken_ms.saturating_sub(params.admission_overhead_ms);
-        let bound = match computing_ms {
-            0 => SPEED_PPM_MAX,
-            ms => clip(work_ns / u128::from(ms)).clamp(1, SPEED_PPM_MAX),
-        };
-        let claimed = if self.claimed_ppm == 0 { params.speed_default_ppm } else { self.claimed_ppm };
-        self.measured_ppm = Some(claimed.min(bound));
-        self.measurements = 1;
     }
 
     /// A package of which the device worked `device_us` was under way for `taken_ms`.

@@ -33,7 +33,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a market on this machine
-    Up(up::Options),
+    Up(Box<up::Options>),
     /// Lend this machine's GPU to a market and be paid
     Worker(work::Options),
     /// Submit a job file, or write a first one
@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Device(options) => device::run(&options),
         Command::Sim(options) => sim::run(&options),
-        Command::Up(options) => block_on(up::run(options)),
+        Command::Up(options) => block_on(up::run(*options)),
         Command::Worker(options) => block_on(work::run(options)),
         Command::Submit(options) => block_on(submit::run(options)),
         Command::Quote(options) => block_on(quote::run(options)),

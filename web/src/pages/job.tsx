@@ -189,11 +189,13 @@ function UnitMap({ job }: { job: Job }) {
 }
 
 const WORDS: Record<UnitState, string> = {
+  blocked: 'waiting for the results it reads',
   waiting: 'waiting',
   leased: 'computing',
   checking: 'being verified',
   accepted: 'verified and paid',
   parked: 'given up',
+  skipped: 'not needed any more',
 };
 
 function titleOf(unit: Unit): string {
