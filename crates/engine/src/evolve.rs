@@ -153,6 +153,7 @@ impl State {
                 }
                 self.hear(*worker, at_ms);
                 self.appraise(*worker);
+                self.note_idle(*worker);
             }
             Event::WorkerSeen { worker, renewed } => {
                 self.hear(*worker, at_ms);
@@ -165,6 +166,7 @@ impl State {
                 self.worker(*worker).draining = true;
                 self.providers.remove(worker);
                 self.appraise(*worker);
+                self.note_idle(*worker);
             }
             Event::WorkerLeft { worker, cause } => {
                 let entry = self.worker(*worker);
@@ -173,6 +175,7 @@ impl State {
                 self.heard.remove(&(seen, *worker));
                 self.providers.remove(worker);
                 self.appraise(*worker);
+                self.note_idle(*worker);
             }
             Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max } => {
                 self.grant(*lease, *worker, *work, *generation, at_ms, (*deadline_ms, *deadline_ms_max));
@@ -550,6 +553,7 @@ impl State {
             }
         };
         self.job(job).leases.insert(id);
+        self.idle.remove(&worker);
         let entry = self.worker(worker);
         entry.leases.insert(id);
         let owner = entry.owner;
@@ -858,6 +862,16 @@ impl State {
         add(&mut self.ledger.escrowed, escrow);
     }
 
+    /// Keeps the index of those who hold nothing.
+    fn note_idle(&mut self, key: PublicKey) {
+        let worker = &self.workers[&key];
+        if worker.provides() && worker.leases.is_empty() {
+            self.idle.insert(key);
+        } else {
+            self.idle.remove(&key);
+        }
+    }
+
     fn remove_lease(&mut self, id: LeaseId) -> Lease {
         let lease = self.leases.remove(&id).expect(CORRUPT);
         self.deadlines.remove(&(lease.deadline_ms, id));
@@ -866,6 +880,7 @@ impl State {
             self.classes.remove(&(self.jobs[&job].spec.priority, id));
         }
         self.worker(lease.worker).leases.remove(&id);
+        self.note_idle(lease.worker);
         let value = self.value_held(&lease);
         take(&mut self.owners.entry(lease.owner).or_default().held, value);
         self.job(lease.job).leases.remove(&id);

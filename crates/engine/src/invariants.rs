@@ -271,6 +271,8 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         expect(state.supply.contains(key) == worker.provides(), "I8", &|| {
             format!("{key} is counted, or is it?")
         });
+        let idle = worker.provides() && worker.leases.is_empty();
+        expect(idle == state.idle.contains(key), "I8", &|| format!("{key} is idle, or is it?"));
         let provides = state.providers.contains(key);
         expect(provides == worker.provides(), "I8", &|| format!("{key} provides, or does it?"));
     }

@@ -49,7 +49,7 @@ impl State {
             return Vec::new();
         }
         let wanted = queue.waiting_units.min(DEVICES_MAX.max(stage.devices.into()));
-        let idle = self.providers.iter().filter(|key| self.workers[key].leases.is_empty() && suits(**key));
+        let idle = self.idle.iter().filter(|key| suits(**key));
         // The idle ones come by themselves.
         let wanted = wanted.saturating_sub(idle.take(wanted as usize).count() as u64);
         let mut workers = BTreeSet::new();

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 5;
+pub const SNAPSHOT_VERSION: u32 = 6;
 
 /// The state of one market.
 ///
@@ -82,6 +82,8 @@ pub struct State {
     pub(crate) split: BTreeMap<LeaseId, LeaseId>,
     /// Workers that may be given first work: online and not the market's verifier.
     pub(crate) providers: BTreeSet<PublicKey>,
+    /// Those of them that hold no lease.
+    pub(crate) idle: BTreeSet<PublicKey>,
 }
 
 /// All money there is. `deposited + emitted = Σ (available + bonded + unbonding) + held + treasury + burned`.

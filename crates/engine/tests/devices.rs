@@ -395,3 +395,27 @@ fn what_a_worker_holds_goes_into_the_memory_it_lends() {
     world.finish(&[key(1), key(7)]);
     assert!(world.state.jobs()[&large].state.ended(), "who does not say what it lends may try");
 }
+
+#[test]
+fn a_late_receipt_puts_no_paused_job_back_in_line() {
+    let mut world = world(&[1, 2]);
+    let mut large = spec(4, AUDIT);
+    large.stages[0].package_units = Some(2);
+    let job = world.submit(large);
+    let lease = world.lease(key(1), 1)[0];
+    let (receipt, units) = world.receipt(lease, 0);
+    world.run(Command::Pause { job, by: CLIENT, paused: true }).expect("it is theirs");
+    world.advance(40_000);
+    for worker in [1, 2] {
+        world.announce(key(worker));
+    }
+    world.commit_receipt(receipt, units).expect("its units are untouched");
+    let given = world.lease(key(2), 9);
+    assert!(
+        given.iter().all(|lease| world.check_of(*lease).is_some()),
+        "nothing new of a paused job: {given:?}"
+    );
+    world.run(Command::Pause { job, by: CLIENT, paused: false }).expect("it is theirs");
+    world.finish(&[key(1), key(2)]);
+    assert_eq!(world.state.jobs()[&job].state, JobState::Done);
+}
