@@ -299,7 +299,7 @@ fn rich(seed: u64) -> JobSpec {
     spec.priority = Priority::Urgent;
     spec.stages[0].work.flops = u64::MAX / 4;
     spec.stages[0].manifest = protocol::Hash::of(&seed.to_le_bytes());
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         spec.deadline_ms = Some(10 * HOUR_MS + seed);
     }
     spec

@@ -266,7 +266,8 @@ impl Truth {
                 self.paused.remove(job);
             }
             Event::LeasesOffered { leases } => {
-                if *leases != std::mem::take(&mut self.gang) {
+                let gang = std::mem::take(&mut self.gang);
+                if *leases != gang {
                     self.problems.push(format!("{leases:?} were given out at once, and others with them"));
                 }
             }

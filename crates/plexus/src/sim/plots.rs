@@ -52,6 +52,9 @@ struct Labels<'a> {
     y: &'a str,
 }
 
+/// A line's name, and what it shows of each sample.
+type Measure = (&'static str, fn(&Sample) -> f64);
+
 /// One run.
 pub fn of_run(report: &Report) -> String {
     let title = format!(
@@ -61,7 +64,7 @@ pub fn of_run(report: &Report) -> String {
         report.seed
     );
     draw(&title, (2, 3), |panels| {
-        let lines: [(Labels<'_>, Vec<(&str, fn(&Sample) -> f64)>, Option<f64>); 5] = [
+        let lines: [(Labels<'_>, Vec<Measure>, Option<f64>); 5] = [
             (
                 Labels { title: "Throughput", x: "", y: "units a second" },
                 vec![("accepted", |s| s.units_per_s)],
