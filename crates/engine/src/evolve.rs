@@ -916,9 +916,8 @@ impl State {
                 attempts += u32::from(failed);
                 // Who gave units back untried leaves them to others too, or one worker could hold them up for ever.
                 let passed_on = failed || matches!(cause, EndCause::Returned);
-                if passed_on && !avoid.contains(&lease.worker) {
-                    avoid.truncate(AVOID_MAX - 1);
-                    avoid.insert(0, lease.worker);
+                if passed_on {
+                    remember_worker(&mut avoid, lease.worker);
                 }
                 if failed {
                     remember_failure(&mut failures, failure(lease.worker, cause));
@@ -957,10 +956,7 @@ impl State {
         package.attempts += u32::from(failed);
         if failed {
             remember_failure(&mut package.failures, failure(lease.worker, cause));
-            if !package.avoid.contains(&lease.worker) {
-                package.avoid.truncate(AVOID_MAX - 1);
-                package.avoid.insert(0, lease.worker);
-            }
+            remember_worker(&mut package.avoid, lease.worker);
         }
         package.replicas.retain(|check| *check != replica);
         match made {
@@ -1231,6 +1227,14 @@ fn add(to: &mut Amount, amount: Amount) {
 
 fn take(from: &mut Amount, amount: Amount) {
     from.0 = from.0.checked_sub(amount.0).expect("no balance goes below zero");
+}
+
+/// Remembers who is to be avoided, the last one first.
+fn remember_worker(avoid: &mut Vec<PublicKey>, worker: PublicKey) {
+    if !avoid.contains(&worker) {
+        avoid.truncate(AVOID_MAX - 1);
+        avoid.insert(0, worker);
+    }
 }
 
 /// How a worker failed the units of a lease that ended so.

@@ -3,20 +3,11 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection, Release,
-    Submission, WorkerReason,
+    Answer, Command, JobReason, JobState, Misfit, Policy, ReceiptOutcome, Rejection, Release, Submission,
+    WorkerReason,
 };
 use protocol::{Amount, Hash, LeaseId};
-use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec};
-
-fn world(workers: &[u8]) -> World {
-    let mut world = World::new(Params::default());
-    world.fund(CLIENT, 1);
-    for worker in workers {
-        world.announce(key(*worker));
-    }
-    world
-}
+use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec, world};
 
 #[test]
 fn a_unit_checked_by_another_owner_is_paid_and_the_rest_of_the_escrow_returns() {

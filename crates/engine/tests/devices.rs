@@ -9,16 +9,7 @@ use plexus_engine::{
     Release, WorkerReason,
 };
 use protocol::{Amount, JobId, LeaseId, PublicKey, WorkerOffer};
-use rules::{AUDIT, CLIENT, MARKET, World, key, spec};
-
-fn world(workers: &[u8]) -> World {
-    let mut world = World::new(Params::default());
-    world.fund(CLIENT, 1);
-    for worker in workers {
-        world.announce(key(*worker));
-    }
-    world
-}
+use rules::{AUDIT, CLIENT, MARKET, World, key, spec, world};
 
 #[test]
 fn what_a_checkpoint_committed_is_never_run_again() {

@@ -3,20 +3,11 @@
 mod rules;
 
 use plexus_engine::{
-    Blockage, Command, Event, Gather, Iterate, JobReason, JobSpec, JobState, Params, Policy, Rejection,
-    Release, Shortfall, Stage, Submission, Until, WorkerReason,
+    Blockage, Command, Event, Gather, Iterate, JobReason, JobSpec, JobState, Policy, Rejection, Release,
+    Shortfall, Stage, Submission, Until, WorkerReason,
 };
 use protocol::{Amount, Hash, JobId, LeaseId, PublicKey};
-use rules::{AUDIT, CLIENT, World, gather, graph, key, previous, reading};
-
-fn world(workers: &[u8]) -> World {
-    let mut world = World::new(Params::default());
-    world.fund(CLIENT, 1);
-    for worker in workers {
-        world.announce(key(*worker));
-    }
-    world
-}
+use rules::{AUDIT, CLIENT, World, gather, graph, key, previous, reading, world};
 
 /// Honest work of these workers, a package at a time, until none is left for them.
 fn work(world: &mut World, workers: &[u8]) {

@@ -31,14 +31,14 @@ impl Deciding<'_> {
             return;
         }
         let time_ms_max = self.state.jobs[&plan.job].spec.stages[plan.stage as usize].time_ms_max;
-        let mut leases = Vec::new();
-        for (worker, work, generation) in self.state.gang_works(&plan) {
-            let lease = LeaseId(self.state.next.lease + 1);
-            let deadline_ms = self.now_ms + self.state.params.offer_ms_max;
-            let deadline_ms_max = self.lease_deadline_ms_max(time_ms_max, 1);
-            self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
-            leases.push(lease);
-        }
+        let (offer_ms_max, deadline_ms_max) =
+            (self.state.params.offer_ms_max, self.lease_deadline_ms_max(time_ms_max, 1));
+        let works = self.state.gang_works(&plan).into_iter();
+        let leases = works
+            .map(|(worker, work, generation)| {
+                self.grant(worker, work, generation, offer_ms_max, deadline_ms_max)
+            })
+            .collect();
         self.emit(Event::LeasesOffered { leases });
     }
 

@@ -29,16 +29,29 @@ impl Deciding<'_> {
             else {
                 break;
             };
-            let lease = LeaseId(self.state.next.lease + 1);
-            let deadline_ms = self.now_ms + self.state.params.lease_ms;
             let deadline_ms_max = self.lease_deadline_ms_max(time_ms_max, units);
-            self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
+            let lease = self.grant(worker, work, generation, self.state.params.lease_ms, deadline_ms_max);
             if let Work::Package { package, .. } = work {
                 self.replicate(package);
             }
             granted.push(lease);
         }
         Ok(Answer::Leases(granted))
+    }
+
+    /// Gives a worker work that it has to renew, or to fetch, within `first_ms`.
+    pub(super) fn grant(
+        &mut self,
+        worker: PublicKey,
+        work: Work,
+        generation: u32,
+        first_ms: u64,
+        deadline_ms_max: u64,
+    ) -> LeaseId {
+        let lease = LeaseId(self.state.next.lease + 1);
+        let deadline_ms = self.now_ms + first_ms;
+        self.emit(Event::LeaseGranted { lease, worker, work, generation, deadline_ms, deadline_ms_max });
+        lease
     }
 
     /// When a lease granted now ends however often a heartbeat renews it: twice the time its units may take, and a lease's

@@ -28,6 +28,16 @@ pub fn key(n: u8) -> PublicKey {
     PublicKey([n; 32])
 }
 
+/// A world with a client who has a token, and these workers.
+pub fn world(workers: &[u8]) -> World {
+    let mut world = World::new(Params::default());
+    world.fund(CLIENT, 1);
+    for worker in workers {
+        world.announce(key(*worker));
+    }
+    world
+}
+
 pub fn device() -> DeviceFacts {
     DeviceFacts {
         kind: WorkerKind::Native,
