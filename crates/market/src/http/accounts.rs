@@ -48,12 +48,17 @@ pub async fn account(State(app): State<Shared>, Id(id): Id<PublicKey>) -> Result
 }
 
 /// Only the wallet itself moves its stake.
-fn check_wallet(caller: Caller, account: PublicKey) -> Result<(), Failure> {
-    if caller.account == account && caller.key == account {
-        return Ok(());
+async fn move_stake(
+    app: Shared,
+    caller: Caller,
+    account: PublicKey,
+    command: Command,
+) -> Result<Json<Account>, Failure> {
+    if caller.account != account || caller.key != account {
+        let detail = format!("the token is not that of the wallet {account}");
+        return Err(Failure::new(code::FORBIDDEN, detail, "log in with the wallet's own key"));
     }
-    let detail = format!("the token is not that of the wallet {account}");
-    Err(Failure::new(code::FORBIDDEN, detail, "log in with the wallet's own key"))
+    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
 }
 
 /// Set tokens aside as stake
@@ -67,9 +72,7 @@ pub async fn bond(
     Id(account): Id<PublicKey>,
     JsonBody(StakeRequest { amount }): JsonBody<StakeRequest>,
 ) -> Result<Json<Account>, Failure> {
-    check_wallet(caller, account)?;
-    let command = Command::Bond { account, amount };
-    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
+    move_stake(app, caller, account, Command::Bond { account, amount }).await
 }
 
 /// Ask for stake back: it is free after the market's delay
@@ -83,9 +86,7 @@ pub async fn unbond(
     Id(account): Id<PublicKey>,
     JsonBody(StakeRequest { amount }): JsonBody<StakeRequest>,
 ) -> Result<Json<Account>, Failure> {
-    check_wallet(caller, account)?;
-    let command = Command::Unbond { account, amount };
-    Ok(Json(app.committer.decide(command, move |state, _, _| view::account(state, account)).await?))
+    move_stake(app, caller, account, Command::Unbond { account, amount }).await
 }
 
 /// Get test tokens, where the market has a faucet
