@@ -65,17 +65,7 @@ pub enum Command {
         json: bool,
     },
     /// End a job: finished units are paid, the rest is refunded
-    Cancel {
-        /// The job, such as job-7
-        id: JobId,
-        #[command(flatten)]
-        market: MarketArgument,
-        #[command(flatten)]
-        wallet: WalletArgument,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Cancel(OwnJob),
     /// Rate a worker that computed for one of your jobs, once
     Rate {
         /// The job, such as job-7
@@ -94,29 +84,9 @@ pub enum Command {
         json: bool,
     },
     /// Hold back what waits of a job; what runs goes on
-    Pause {
-        /// The job, such as job-7
-        id: JobId,
-        #[command(flatten)]
-        market: MarketArgument,
-        #[command(flatten)]
-        wallet: WalletArgument,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Pause(OwnJob),
     /// Give out what waits of a paused job again
-    Unpause {
-        /// The job, such as job-7
-        id: JobId,
-        #[command(flatten)]
-        market: MarketArgument,
-        #[command(flatten)]
-        wallet: WalletArgument,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Unpause(OwnJob),
     /// Let a job that ended incomplete go on with what it lacks, at the same prices
     Resume {
         /// The job, such as job-7
@@ -162,17 +132,35 @@ pub enum Command {
     },
 }
 
+/// A job of one's own.
+#[derive(clap::Args)]
+pub struct OwnJob {
+    /// The job, such as job-7
+    id: JobId,
+    #[command(flatten)]
+    market: MarketArgument,
+    #[command(flatten)]
+    wallet: WalletArgument,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl OwnJob {
+    fn client(&self) -> Result<Client, Failure> {
+        self.market.with(self.wallet.key()?)
+    }
+}
+
 impl Command {
     /// Whether it was asked to speak JSON.
     pub fn json(&self) -> bool {
         match self {
+            Self::Cancel(own) | Self::Pause(own) | Self::Unpause(own) => own.json,
             Self::Ls { json, .. }
             | Self::Show { json, .. }
             | Self::Watch { json, .. }
-            | Self::Cancel { json, .. }
             | Self::Rate { json, .. }
-            | Self::Pause { json, .. }
-            | Self::Unpause { json, .. }
             | Self::Resume { json, .. }
             | Self::Why { json, .. }
             | Self::Fetch { json, .. } => *json,
@@ -234,24 +222,17 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
             }
             return ended(&job);
         }
-        Command::Cancel { id, market, wallet, json } => {
-            let job = market.with(wallet.key()?)?.cancel(id).await.map_err(|error| missing(error, id))?;
-            if json {
+        Command::Cancel(own) => {
+            let id = own.id;
+            let job = own.client()?.cancel(id).await.map_err(|error| missing(error, id))?;
+            if own.json {
                 say::json(&job);
             } else {
                 say::out(&format!("{id} cancelled: {} tokens refunded", job.money.refunded.to_tokens()));
             }
         }
-        Command::Pause { id, market, wallet, json } => {
-            let job =
-                market.with(wallet.key()?)?.pause(id, true).await.map_err(|error| missing(error, id))?;
-            answer(&job, json, "paused");
-        }
-        Command::Unpause { id, market, wallet, json } => {
-            let job =
-                market.with(wallet.key()?)?.pause(id, false).await.map_err(|error| missing(error, id))?;
-            answer(&job, json, "goes on");
-        }
+        Command::Pause(own) => pause(&own, true, "paused").await?,
+        Command::Unpause(own) => pause(&own, false, "goes on").await?,
         Command::Resume { id, deadline, market, wallet, json } => {
             let request = api::ResumeRequest { deadline_in_s: deadline };
             let client = market.with(wallet.key()?)?;
@@ -293,6 +274,13 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Holds back what waits of a job, or no longer.
+async fn pause(own: &OwnJob, paused: bool, what: &str) -> Result<(), Failure> {
+    let job = own.client()?.pause(own.id, paused).await.map_err(|error| missing(error, own.id))?;
+    answer(&job, own.json, what);
+    Ok(())
 }
 
 /// Says what became of a job.

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use client::Client;
 use protocol::{Amount, PublicKey};
 use serde_json::json;
 
@@ -58,26 +59,16 @@ pub enum Command {
         json: bool,
     },
     /// Set tokens aside as stake: it raises the score of this wallet's jobs and the tier of its workers
-    Bond(StakeOptions),
+    Bond(Tokens),
     /// Ask for stake back; it is free after the market's delay
-    Unbond(StakeOptions),
+    Unbond(Tokens),
     /// Take test tokens from a market that has a faucet
-    Faucet {
-        /// How many tokens, such as 2.5
-        #[arg(value_parser = Amount::from_tokens)]
-        amount: Amount,
-        #[command(flatten)]
-        market: MarketArgument,
-        #[command(flatten)]
-        wallet: WalletArgument,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Faucet(Tokens),
 }
 
+/// Tokens of one's own wallet.
 #[derive(clap::Args)]
-pub struct StakeOptions {
+pub struct Tokens {
     /// How many tokens, such as 2.5
     #[arg(value_parser = Amount::from_tokens)]
     amount: Amount,
@@ -90,13 +81,22 @@ pub struct StakeOptions {
     json: bool,
 }
 
+impl Tokens {
+    /// The market for the wallet, and the wallet.
+    fn client(&self) -> Result<(Client, PublicKey), Failure> {
+        let key = self.wallet.key()?;
+        let address = key.public();
+        Ok((self.market.with(key)?, address))
+    }
+}
+
 impl Command {
     /// Whether it was asked to speak JSON.
     pub fn json(&self) -> bool {
         match self {
-            Self::Bond(options) | Self::Unbond(options) => options.json,
+            Self::Bond(tokens) | Self::Unbond(tokens) | Self::Faucet(tokens) => tokens.json,
             Self::New { json, .. } | Self::Show { json, .. } => *json,
-            Self::Balance { json, .. } | Self::Delegate { json, .. } | Self::Faucet { json, .. } => *json,
+            Self::Balance { json, .. } | Self::Delegate { json, .. } => *json,
         }
     }
 }
@@ -129,20 +129,17 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 say::out(&format!("{} acts for {} for {days} days", session.key, session.account));
             }
         }
-        Command::Bond(StakeOptions { amount, market, wallet, json }) => {
-            let key = wallet.key()?;
-            let address = key.public();
-            balance(json, &market.with(key)?.bond(&address, amount).await?);
+        Command::Bond(tokens) => {
+            let (client, address) = tokens.client()?;
+            balance(tokens.json, &client.bond(&address, tokens.amount).await?);
         }
-        Command::Unbond(StakeOptions { amount, market, wallet, json }) => {
-            let key = wallet.key()?;
-            let address = key.public();
-            balance(json, &market.with(key)?.unbond(&address, amount).await?);
+        Command::Unbond(tokens) => {
+            let (client, address) = tokens.client()?;
+            balance(tokens.json, &client.unbond(&address, tokens.amount).await?);
         }
-        Command::Faucet { amount, market, wallet, json } => {
-            let key = wallet.key()?;
-            let address = key.public();
-            balance(json, &market.with(key)?.deposit(&address, amount).await?);
+        Command::Faucet(tokens) => {
+            let (client, address) = tokens.client()?;
+            balance(tokens.json, &client.deposit(&address, tokens.amount).await?);
         }
     }
     Ok(ExitCode::SUCCESS)
