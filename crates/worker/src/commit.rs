@@ -442,29 +442,24 @@ mod tests {
         sync::{Mutex, PoisonError},
     };
 
-    use api::{Challenge, ChallengeRequest, Lease, MarketInfo, Problem, ReceiptsAnswer, Session};
+    use api::{Lease, MarketInfo, Problem, ReceiptsAnswer};
     use axum::{
         Json, Router,
         extract::State,
-        http::{HeaderMap, StatusCode},
+        http::StatusCode,
         response::{Html, IntoResponse, Response},
         routing::post,
     };
-    use protocol::{
-        Amount, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, SecretKey, WorkerKind, WorkerOffer,
-    };
+    use protocol::{Amount, DeviceFacts, DeviceLimits, Hash, JobId, LeaseId, WorkerKind, WorkerOffer};
     use tokio::sync::watch;
 
     use super::*;
     use crate::{
         cache::{Cache, CacheConfig},
         context::Stop,
+        login_stub::{challenge, key, login},
         status::Board,
     };
-
-    fn key() -> SecretKey {
-        SecretKey::from_seed([7; 32])
-    }
 
     /// A market that holds lease 2 for malformed, and answers otherwise than in JSON as often as asked.
     #[derive(Default)]
@@ -472,21 +467,6 @@ mod tests {
         pages: Mutex<u32>,
         /// The leases of each request that was read.
         requests: Mutex<VecDeque<Vec<u64>>>,
-    }
-
-    async fn challenge(headers: HeaderMap, Json(request): Json<ChallengeRequest>) -> Json<Challenge> {
-        let (host, nonce) = (headers["host"].to_str().unwrap(), "0123456789abcdef".to_owned());
-        let message = format!(
-            "{host} wants you to sign in with your Solana account:\n{}\n\nNonce: {nonce}",
-            request.address
-        );
-        Json(Challenge { nonce, message, expires_at: "2100-01-01T00:00:00.000Z".into() })
-    }
-
-    async fn login() -> Json<Session> {
-        let account = key().public();
-        let expires_at = "2100-01-01T00:00:00.000Z".into();
-        Json(Session { token: "token".into(), expires_at, account, key: account })
     }
 
     async fn receipts(State(stub): State<Arc<Stub>>, Json(request): Json<ReceiptsRequest>) -> Response {

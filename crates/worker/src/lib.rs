@@ -17,6 +17,8 @@ mod context;
 mod device;
 pub mod executor;
 mod leases;
+#[cfg(test)]
+mod login_stub;
 mod package;
 mod runner;
 mod status;

@@ -122,19 +122,20 @@ impl Uploads {
 mod tests {
     use std::collections::HashSet;
 
-    use api::{BlobsAnswer, Challenge, ChallengeRequest, Session};
+    use api::BlobsAnswer;
     use axum::{
         Json, Router,
         extract::State,
-        http::{HeaderMap, StatusCode},
+        http::StatusCode,
         response::{IntoResponse, Response},
         routing::{post, put},
     };
     use futures::future::join_all;
-    use protocol::{SecretKey, batch};
+    use protocol::batch;
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::login_stub::{challenge, key, login};
 
     /// A market that answers no batch before it is told to, and stores nothing of one with a blob of the word "bad".
     #[derive(Default)]
@@ -143,25 +144,6 @@ mod tests {
         arrived: Notify,
         batches: Mutex<Vec<usize>>,
         blobs: Mutex<HashSet<Hash>>,
-    }
-
-    fn key() -> SecretKey {
-        SecretKey::from_seed([7; 32])
-    }
-
-    async fn challenge(headers: HeaderMap, Json(request): Json<ChallengeRequest>) -> Json<Challenge> {
-        let (host, nonce) = (headers["host"].to_str().unwrap(), "0123456789abcdef".to_owned());
-        let message = format!(
-            "{host} wants you to sign in with your Solana account:\n{}\n\nNonce: {nonce}",
-            request.address
-        );
-        Json(Challenge { nonce, message, expires_at: "2100-01-01T00:00:00.000Z".into() })
-    }
-
-    async fn login() -> Json<Session> {
-        let account = key().public();
-        let expires_at = "2100-01-01T00:00:00.000Z".into();
-        Json(Session { token: "token".into(), expires_at, account, key: account })
     }
 
     async fn blobs(State(stub): State<Arc<Stub>>, body: Bytes) -> Response {
