@@ -56,7 +56,7 @@ pub use price::{Forecasts, Quote, StageQuote};
 pub use queue::StageId;
 pub use ratio::{PPM, log2_1p_ppm};
 pub use reason::{Blockage, JobReason, Misfit, WorkerReason, fits};
-pub use reputation::{NRS_MAX_MILLI, Provider, Reputation, ServiceRank};
+pub use reputation::{NRS_MAX_MILLI, Provider, Reputation};
 pub use rewards::{divide, emission};
 pub use score::{AHEAD_MAX, ScoreTerms, Standing, stake_ppm};
 pub use speed::{Calibration, Speed, package_us};

@@ -89,13 +89,6 @@ pub struct Reputation {
     pub tier: u8,
 }
 
-/// Who is served before whom, among workers that wait: the greater one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServiceRank {
-    tier: u8,
-    nrs_milli: u32,
-}
-
 /// Moves an average towards an observation; rounds towards it, so that it gets there.
 fn moved(average: u32, observed: u32) -> u32 {
     let step = average.abs_diff(observed).div_ceil(MEMORY);
@@ -176,11 +169,11 @@ impl State {
         self.provider(owner).reputation(self.bonded(owner), &self.params)
     }
 
-    /// In which order workers that wait are served, the greatest first.
-    pub fn service_rank(&self, worker: PublicKey) -> ServiceRank {
+    /// The tier in which a waiting worker is served, the highest first. Within a tier whoever waits longest is: the score itself
+    /// would let two providers of one tier serve each other out for ever by a thousandth of a point.
+    pub fn service_tier(&self, worker: PublicKey) -> u8 {
         let owner = self.workers.get(&worker).map_or(worker, |worker| worker.owner);
-        let Reputation { tier, nrs_milli, .. } = self.reputation(owner);
-        ServiceRank { tier, nrs_milli }
+        self.reputation(owner).tier
     }
 }
 

@@ -3,11 +3,11 @@
 //! Requests wait in a bounded queue. What waits together is decided together: the events are folded into the state, appended
 //! to the journal as one group, and only then is anybody answered. So whatever was answered is durable, and a question asked
 //! between groups sees durable state alone. When the append fails, everybody of the group is told so and the state is made
-//! again from the journal. As that costs as much as the journal is long, nothing is decided for a pause afterwards: changes are
+//! again from the last snapshot and the journal. As that takes its time, nothing is decided for a pause afterwards: changes are
 //! refused at once, while questions are answered from the durable state.
 //!
-//! A request for work that finds none is parked here, first come first served, and tried again after each group that may have
-//! made work.
+//! A request for work that finds none is parked here and tried again after each group that may have made work, those of higher
+//! tiers first and within a tier first come first served.
 //!
 //! Where several processes serve one market, the thread either leads as above, or follows: it folds what the leader
 //! appended and refuses requests, so that it can lead after reading no more than the last few groups ([`crate::leadership`]).
@@ -25,7 +25,7 @@ use std::{
 use borsh::BorshDeserialize;
 use engine::{Answer, Command, Event, Params, Rejection, Release, State};
 use protocol::{LeaseId, PublicKey};
-use store::{Journal, StoreError};
+use store::{Journal, Snapshots, StoreError};
 use tokio::sync::{oneshot, watch};
 use tracing::Span;
 
@@ -36,6 +36,7 @@ use crate::{
     leadership::{Duty, Leadership, Standing},
     metrics::Metrics,
     parked::{Class, Parked, Parking, TRIES_TIME_MAX},
+    snapshots,
     time::SystemClock,
     view,
 };
@@ -163,6 +164,7 @@ impl Committer {
     /// leads when this returns. Groups that are durable are passed on to `followers`.
     pub fn start(
         journal: Journal,
+        snapshots: Snapshots,
         replayed: Option<Replayed>,
         founding: Founding,
         leadership: Leadership,
@@ -179,6 +181,7 @@ impl Committer {
         });
         let mut core = Core {
             journal,
+            snapshots,
             state: Some(state),
             founding,
             leadership,
@@ -346,6 +349,8 @@ impl Pause {
 
 struct Core {
     journal: Journal,
+    /// Where the state can be made again from.
+    snapshots: Snapshots,
     /// Nothing after an append failed and the journal could not be read again yet.
     state: Option<State>,
     founding: Founding,
@@ -670,9 +675,11 @@ impl Core {
                 // Answered after the group like the others, so that its reason is about durable state.
                 making.granted.push((parked, Vec::new()));
             } else {
-                let worker = self.state.as_ref().and_then(|state| state.workers().get(&parked.wish.worker));
+                let state = self.state.as_ref().expect("it decides");
+                let worker = state.workers().get(&parked.wish.worker);
                 let class = Class::of(worker.map(|worker| &worker.device), parked.wish.others_only);
-                if let Err(parked) = self.parking.park(parked, class) {
+                let tier = state.service_tier(parked.wish.worker);
+                if let Err(parked) = self.parking.park(parked, class, tier) {
                     let _ = parked.reply.send(Err(Refusal::Overloaded));
                 }
             }
@@ -838,13 +845,16 @@ impl Core {
         self.commit(making);
     }
 
-    /// Makes the state again from the journal, and says how long that took.
+    /// Makes the state again from the last snapshot and the journal, and says how long that took.
     fn restore(&mut self) -> Duration {
         let began = Instant::now();
         // Of a group whose append was not answered, or that another leader appended, nobody was told yet.
         let (followers, durable) = (&self.followers, &self.status.durable);
         let restored = self.journal.find_head().and_then(|()| {
-            replay(&self.journal, Replayed::default(), |group| {
+            // A later one, of another process, would jump over groups that nobody here was told of.
+            let seq_max = self.journal.next_seq().min(*durable.borrow());
+            let saved = snapshots::load(&self.snapshots, seq_max).unwrap_or_default();
+            replay(&self.journal, saved, |group| {
                 let end = group.first_seq + group.events.len() as u64;
                 if group.first_seq >= *durable.borrow() {
                     let _ = followers.send(group);
@@ -987,7 +997,9 @@ mod tests {
         let founding = Founding { market: MARKET, params };
         let (followers, groups) = sync_channel(64);
         std::thread::spawn(move || groups.into_iter().for_each(drop));
-        Committer::start(journal, replayed, founding, leadership, followers, metrics).expect("it starts")
+        let snapshots = Snapshots::open(folder.join("snapshots.db"), &MARKET).expect("opens");
+        Committer::start(journal, snapshots, replayed, founding, leadership, followers, metrics)
+            .expect("it starts")
     }
 
     fn deposit(amount: u64) -> Command {
@@ -995,6 +1007,10 @@ mod tests {
     }
 
     async fn announce(committer: &Committer) {
+        announce_as(committer, ADA).await;
+    }
+
+    async fn announce_as(committer: &Committer, worker: PublicKey) {
         let limits = DeviceLimits {
             storage_buffer_bytes_max: 1,
             buffer_bytes_max: 1,
@@ -1012,13 +1028,36 @@ mod tests {
             limits,
         };
         let command = Command::Announce {
-            worker: ADA,
+            worker,
             instance: "a".into(),
             device,
             version: String::new(),
             offer: Default::default(),
         };
         committer.decide(command, |_, _, _| ()).await.expect("it is announced");
+    }
+
+    /// A job of ADA's with one unit.
+    fn one_unit() -> Command {
+        let stage = engine::Stage {
+            name: String::new(),
+            manifest: protocol::Hash([0; 32]),
+            inputs: vec![],
+            units: 1,
+            unit_price: Amount(1),
+            package_units: None,
+            time_ms_max: 1,
+            requirements: Default::default(),
+            outputs_exact: vec![true],
+            output_bytes: vec![],
+            policy: engine::Policy::Audit { rate_min_ppm: 0 },
+            work: Default::default(),
+            devices: 1,
+            replicas: 1,
+        };
+        let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
+        let submission = engine::Submission { owner: ADA, spec, quoted: vec![], budget: None, key: None };
+        Command::Submit(Box::new(submission))
     }
 
     #[tokio::test]
@@ -1078,6 +1117,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn after_a_failure_the_state_comes_from_the_last_snapshot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (committer, _thread) = start(folder.path());
+        for _ in 0..3 {
+            committer.decide(deposit(1), |_, _, _| ()).await.expect("room");
+        }
+        let state = committer.query(|state, at_ms| Replayed { state: state.clone(), at_ms }).await;
+        let mut saved = Snapshots::open(folder.path().join("snapshots.db"), &MARKET).expect("opens");
+        snapshots::save(&mut saved, &state.expect("it leads")).expect("room");
+        // Nothing else tells of what is in the snapshot any more.
+        let groups = rusqlite::Connection::open(folder.path().join("journal.db")).expect("opens");
+        let sql = "DELETE FROM groups WHERE first_seq < (SELECT max(first_seq) FROM groups)";
+        assert!(groups.execute(sql, []).expect("deleted") > 0);
+        drop(groups);
+        committer.set_journal_bytes_max(Some(1)).await.expect("it runs");
+        let mut deposited = 3;
+        while committer.decide(deposit(1), |_, _, _| ()).await.is_ok() {
+            deposited += 1;
+        }
+        let available = committer.query(|state, _| state.accounts()[&ADA].available).await;
+        assert_eq!(available.expect("the state was made again"), Amount(deposited));
+    }
+
+    #[tokio::test]
     async fn too_many_who_wait_are_refused_and_the_others_are_answered_in_the_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let (committer, thread) = start(folder.path());
@@ -1124,27 +1187,49 @@ mod tests {
         tokio::task::yield_now().await;
         parked.abort();
         assert!(parked.await.expect_err("aborted").is_cancelled());
-        let stage = engine::Stage {
-            name: String::new(),
-            manifest: protocol::Hash([0; 32]),
-            inputs: vec![],
-            units: 1,
-            unit_price: Amount(1),
-            package_units: None,
-            time_ms_max: 1,
-            requirements: Default::default(),
-            outputs_exact: vec![true],
-            output_bytes: vec![],
-            policy: engine::Policy::Audit { rate_min_ppm: 0 },
-            work: Default::default(),
-            devices: 1,
-            replicas: 1,
-        };
-        let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
-        let submission = engine::Submission { owner: ADA, spec, quoted: vec![], budget: None, key: None };
         committer.decide(deposit(100), |_, _, _| ()).await.expect("room");
-        committer.decide(Command::Submit(Box::new(submission)), |_, _, _| ()).await.expect("it fits");
+        committer.decide(one_unit(), |_, _, _| ()).await.expect("it fits");
         let leases = committer.query(|state, _| state.leases().len()).await.expect("durable");
         assert_eq!(leases, 0);
+    }
+
+    #[tokio::test]
+    async fn of_those_who_wait_the_higher_tier_is_served_first() {
+        const BEA: PublicKey = PublicKey([2; 32]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (committer, _thread) = start(folder.path());
+        let changes = vec![("tier_1_nrs_milli".to_owned(), 0), ("tier_1_stake".to_owned(), 1)];
+        let staked = [
+            Command::SetParams { by: MARKET, changes },
+            deposit(100),
+            Command::Deposit { account: BEA, amount: Amount(1), key: None },
+            Command::Bond { account: BEA, amount: Amount(1) },
+        ];
+        for command in staked {
+            committer.decide(command, |_, _, _| ()).await.expect("it may");
+        }
+        let wish = |worker| LeaseWish {
+            worker,
+            instance: "a".into(),
+            packages_max: 1,
+            others_only: false,
+            wait: Duration::from_secs(600),
+        };
+        for worker in [ADA, BEA] {
+            announce_as(&committer, worker).await;
+        }
+        let mut ada = std::pin::pin!(committer.lease(wish(ADA)));
+        let mut bea = std::pin::pin!(committer.lease(wish(BEA)));
+        // Ada waits first.
+        let served = async {
+            tokio::select! {
+                biased;
+                _ = &mut ada => panic!("ada was served before bea"),
+                answer = &mut bea => answer,
+            }
+        };
+        let (served, submitted) = tokio::join!(served, committer.decide(one_unit(), |_, _, _| ()));
+        submitted.expect("it fits");
+        assert_eq!(served.expect("the market runs").leases.len(), 1);
     }
 }

@@ -61,7 +61,7 @@ use tokio::{
 
 use crate::{
     collector::Collector,
-    committer::{Committer, Founding, Group, Refusal, Replayed},
+    committer::{Committer, Founding, Group, Replayed},
     follower::Follower,
     forward::Forwarder,
     keys::Secrets,
@@ -69,6 +69,7 @@ use crate::{
     live::Live,
     metrics::Metrics,
     projection::{Changes, Projection},
+    snapshots::Keeper,
     tls::Certificates,
     uploads::Uploads,
 };
@@ -85,8 +86,6 @@ pub use tls::{TlsError, TlsFiles};
 /// Makes a span part of the trace that a `traceparent` header names (W3C Trace Context).
 pub type AdoptParent = fn(&tracing::Span, &str);
 
-/// Between two checks of the invariants.
-const INVARIANTS_EVERY: Duration = Duration::from_secs(600);
 /// Programs compiled at once.
 const SUBMISSIONS_AT_ONCE: usize = 4;
 /// Results joined at once.
@@ -275,7 +274,7 @@ impl Market {
                 .await
                 .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
         };
-        let Opened { lock, secrets, journal, snapshots, saved_seq, replayed, read_model, reader, projection } =
+        let Opened { lock, secrets, journal, snapshots, keeper, replayed, read_model, reader, projection } =
             opened;
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
@@ -324,7 +323,7 @@ impl Market {
         let founding = Founding { market: secrets.key.public(), params: config.params.clone() };
         let starting = {
             let metrics = metrics.clone();
-            move || Committer::start(journal, replayed, founding, leadership, groups, metrics)
+            move || Committer::start(journal, snapshots, replayed, founding, leadership, groups, metrics)
         };
         let (committer, committer_thread) = tokio::task::spawn_blocking(starting)
             .await
@@ -332,13 +331,14 @@ impl Market {
         let standing = committer.status().standing.subscribe();
         let forwarder = Forwarder::new(standing, &secrets.process_token(), metrics.clone())?;
         let live = Live::start(committer.clone(), follower.clone(), metrics.clone(), stopped.clone());
-        let mut tasks = vec![
-            tokio::spawn(judge::judge(committer.clone(), blobs.clone(), metrics.clone(), stopped.clone())),
-            tokio::spawn(check_invariants(committer.clone(), metrics.clone(), stopped.clone())),
-        ];
-        let keeping =
-            snapshots::keep(committer.clone(), snapshots, saved_seq, config.snapshot_events, stopped.clone());
-        let keeper = tokio::spawn(keeping);
+        let mut tasks = vec![tokio::spawn(judge::judge(
+            committer.clone(),
+            blobs.clone(),
+            metrics.clone(),
+            stopped.clone(),
+        ))];
+        let keeper = keeper.run(committer.clone(), config.snapshot_events, metrics.clone(), stopped.clone());
+        let keeper = tokio::spawn(keeper);
         if let Some(certificates) = &certificates {
             let watch = certificates.clone().watch(metrics.clone(), stopped.clone());
             tasks.push(tokio::spawn(watch));
@@ -507,9 +507,9 @@ struct Opened {
     lock: File,
     secrets: Secrets,
     journal: Journal,
+    /// For reading, when the state has to be made again.
     snapshots: Snapshots,
-    /// How far the newest one goes.
-    saved_seq: u64,
+    keeper: Keeper,
     /// Nothing where the journal is empty.
     replayed: Option<Replayed>,
     read_model: ReadModel,
@@ -526,8 +526,8 @@ impl Opened {
         let (secrets, made) = Secrets::load_or_make(&key_file)?;
         let market = secrets.key.public();
         let options = JournalOptions { bytes_max: config.journal_bytes_max };
-        let location = config.database.clone().unwrap_or_else(|| folder.join("journal.db").into());
-        let mut journal = Journal::open(location, &market, options)?;
+        let journal_at = config.database.clone().unwrap_or_else(|| folder.join("journal.db").into());
+        let mut journal = Journal::open(&journal_at, &market, options)?;
         if journal.next_seq() == 0
             && let Some(market) = journal.another_market()?
         {
@@ -557,10 +557,11 @@ impl Opened {
             Some(database) if database.is_shared() => database.clone(),
             _ => folder.join("snapshots.db").into(),
         };
+        let mut writer = Snapshots::open(&location, &market)?;
         let snapshots = Snapshots::open(location, &market)?;
         let watermark = read_model.watermark()?;
         let saved = snapshots::load(&snapshots, watermark.min(journal.next_seq())).unwrap_or_default();
-        let saved_seq = saved.state.seq();
+        let mut saved_seq = saved.state.seq();
         let mut projection = Projection::of(&saved.state);
         let mut changes = Changes::default();
         let mut failed = None;
@@ -578,10 +579,18 @@ impl Opened {
         }
         if let Some(replayed) = &replayed {
             read_model.apply(replayed.state.seq(), &changes.batch)?;
+            // Nobody waits for the state yet, so it need not be made a second time for a snapshot.
+            if replayed.state.seq() - saved_seq >= config.snapshot_events {
+                match snapshots::save(&mut writer, replayed) {
+                    Ok(_) => saved_seq = replayed.state.seq(),
+                    Err(error) => tracing::warn!(cause = %failure::Causes(&error), "cannot save a snapshot"),
+                }
+            }
         }
         let state = replayed.as_ref().map(|replayed| &replayed.state);
         debug_assert!(state.is_none_or(|state| projection == Projection::of(state)));
-        Ok(Self { lock, secrets, journal, snapshots, saved_seq, replayed, read_model, reader, projection })
+        let keeper = Keeper { journal: journal_at, market, snapshots: writer, saved: saved_seq };
+        Ok(Self { lock, secrets, journal, snapshots, keeper, replayed, read_model, reader, projection })
     }
 }
 
@@ -645,26 +654,5 @@ fn lock(folder: &Path) -> Result<File, StartError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(error(source)),
-    }
-}
-
-/// Counts broken rules now and then; there must be none.
-async fn check_invariants(committer: Committer, metrics: Arc<Metrics>, mut stop: watch::Receiver<bool>) {
-    loop {
-        match committer.peek(engine::violations).await {
-            Ok(violations) => {
-                metrics.violations.set(violations.len() as i64);
-                for violation in violations.iter().take(10) {
-                    tracing::error!(%violation, "an invariant is broken");
-                }
-            }
-            Err(Refusal::Stopped) => return,
-            // Without a state there is nothing to check.
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = tokio::time::sleep(INVARIANTS_EVERY) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
     }
 }

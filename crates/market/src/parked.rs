@@ -1,7 +1,7 @@
 //! Requests for work that found none and wait for some.
 //!
-//! They wait in the order they came. When there may be work again they are tried in that order, but ten thousand of them must
-//! not be tried for one new unit: devices that are alike mostly find work or find none alike, so of each kind of device only
+//! They wait in turn: by their owner's tier when they came, the highest first, and within a tier by who came first. When there may
+//! be work again they are tried in that order, but ten thousand of them must not be tried for one new unit: devices that are alike mostly find work or find none alike, so of each kind of device only
 //! as many are tried as get something, and [`MISSES_MAX`] in a row that do not ([`Parking::retry`]). What binds one worker and not
 //! another of its kind (a unit that it failed before, a check of its own owner's work) is not seen that way, so the others are
 //! tried too, a few in each group, until everybody was.
@@ -75,6 +75,19 @@ impl Class {
     }
 }
 
+/// A place in line. The tier is that of the moment the wish was parked: a poll lasts seconds, a tier days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    tier: Reverse<u8>,
+    /// Counts up, so that within a tier whoever came first is served first.
+    ticket: u64,
+}
+
+impl Turn {
+    /// Before everybody.
+    const FIRST: Self = Self { tier: Reverse(u8::MAX), ticket: 0 };
+}
+
 struct Entry {
     class: Class,
     /// Absent only while it is being tried.
@@ -85,16 +98,15 @@ struct Entry {
 #[derive(Default)]
 pub struct Parking {
     tickets: u64,
-    /// By ticket, which is the order they came in.
-    entries: BTreeMap<u64, Entry>,
-    classes: HashMap<Class, BTreeSet<u64>>,
-    deadlines: BTreeSet<(Instant, u64)>,
-    /// The last ticket of each worker.
-    workers: HashMap<PublicKey, u64>,
+    entries: BTreeMap<Turn, Entry>,
+    classes: HashMap<Class, BTreeSet<Turn>>,
+    deadlines: BTreeSet<(Instant, Turn)>,
+    /// The last turn of each worker.
+    workers: HashMap<PublicKey, Turn>,
     /// Whether there may be work since the last tries.
     woken: bool,
-    /// Those from this ticket on are still to be tried.
-    later_from: Option<u64>,
+    /// Those from this turn on are still to be tried.
+    later_from: Option<Turn>,
     /// Whether there may be work since the tries of those left for later began.
     later_again: bool,
     swept_at: Option<Instant>,
@@ -126,8 +138,8 @@ impl Parking {
         self.woken = true;
     }
 
-    /// Takes one in, or gives it back when there is no room.
-    pub fn park(&mut self, parked: Parked, class: Class) -> Result<(), Box<Parked>> {
+    /// Takes one in whose owner is of this tier, or gives it back when there is no room.
+    pub fn park(&mut self, parked: Parked, class: Class, tier: u8) -> Result<(), Box<Parked>> {
         if self.entries.len() >= PARKED_MAX {
             self.sweep(Instant::now());
         }
@@ -135,17 +147,18 @@ impl Parking {
             return Err(Box::new(parked));
         }
         self.tickets += 1;
-        self.deadlines.insert((parked.until, self.tickets));
-        self.classes.entry(class).or_default().insert(self.tickets);
-        self.workers.insert(parked.wish.worker, self.tickets);
-        self.entries.insert(self.tickets, Entry { class, parked: Some(parked) });
+        let turn = Turn { tier: Reverse(tier), ticket: self.tickets };
+        self.deadlines.insert((parked.until, turn));
+        self.classes.entry(class).or_default().insert(turn);
+        self.workers.insert(parked.wish.worker, turn);
+        self.entries.insert(turn, Entry { class, parked: Some(parked) });
         Ok(())
     }
 
     /// Tries one worker's wish, if it has one.
     pub fn retry_of(&mut self, worker: PublicKey, mut attempt: impl FnMut(Parked) -> Option<Parked>) {
-        if let Some(ticket) = self.workers.get(&worker).copied() {
-            self.attempt(ticket, &mut attempt);
+        if let Some(turn) = self.workers.get(&worker).copied() {
+            self.attempt(turn, &mut attempt);
         }
     }
 
@@ -156,40 +169,40 @@ impl Parking {
             match self.later_from {
                 // Whoever was tried before the news is tried once more, after those who were not tried at all.
                 Some(_) => self.later_again = true,
-                None => self.later_from = Some(0),
+                None => self.later_from = Some(Turn::FIRST),
             }
         }
         let Some(from) = self.later_from else { return };
-        let mut tickets: Vec<u64> = self.entries.range(from..).take(LATER_MAX + 1).map(|(t, _)| *t).collect();
-        let mut next = (tickets.len() > LATER_MAX).then(|| tickets.pop()).flatten();
-        for ticket in tickets {
+        let mut turns: Vec<Turn> = self.entries.range(from..).take(LATER_MAX + 1).map(|(t, _)| *t).collect();
+        let mut next = (turns.len() > LATER_MAX).then(|| turns.pop()).flatten();
+        for turn in turns {
             if late() {
-                next = Some(ticket);
+                next = Some(turn);
                 break;
             }
-            self.attempt(ticket, &mut attempt);
+            self.attempt(turn, &mut attempt);
         }
         if next.is_none() && std::mem::take(&mut self.later_again) {
-            next = Some(0);
+            next = Some(Turn::FIRST);
         }
         self.later_from = next;
     }
 
-    /// First come first served, but for the kinds of device of which several in a row found nothing.
+    /// In turn, but for the kinds of device of which several in a row found nothing.
     fn retry_by_class(
         &mut self,
         late: &impl Fn() -> bool,
         attempt: &mut impl FnMut(Parked) -> Option<Parked>,
     ) {
-        let firsts = self.classes.iter().filter_map(|(class, tickets)| Some((*tickets.first()?, *class, 0)));
-        let mut heads: BinaryHeap<Reverse<(u64, Class, usize)>> = firsts.map(Reverse).collect();
-        while let Some(Reverse((ticket, class, misses))) = heads.pop() {
+        let firsts = self.classes.iter().filter_map(|(class, turns)| Some((*turns.first()?, *class, 0)));
+        let mut heads: BinaryHeap<Reverse<(Turn, Class, usize)>> = firsts.map(Reverse).collect();
+        while let Some(Reverse((turn, class, misses))) = heads.pop() {
             if late() {
                 // The rest is tried with those left for later.
                 return;
             }
-            let misses = if self.attempt(ticket, attempt) { 0 } else { misses + 1 };
-            let next = self.classes.get(&class).and_then(|t| t.range((Excluded(ticket), Unbounded)).next());
+            let misses = if self.attempt(turn, attempt) { 0 } else { misses + 1 };
+            let next = self.classes.get(&class).and_then(|t| t.range((Excluded(turn), Unbounded)).next());
             if let Some(next) = next
                 && misses < MISSES_MAX
             {
@@ -199,43 +212,43 @@ impl Parking {
     }
 
     /// Whether it was served, or went away.
-    fn attempt(&mut self, ticket: u64, attempt: &mut impl FnMut(Parked) -> Option<Parked>) -> bool {
-        let Some(entry) = self.entries.get_mut(&ticket) else { return true };
+    fn attempt(&mut self, turn: Turn, attempt: &mut impl FnMut(Parked) -> Option<Parked>) -> bool {
+        let Some(entry) = self.entries.get_mut(&turn) else { return true };
         let parked = entry.parked.take().expect("it is not being tried");
         let (until, worker) = (parked.until, parked.wish.worker);
         entry.parked = attempt(parked);
         if entry.parked.is_some() {
             return false;
         }
-        self.forget(ticket, until);
-        self.forget_worker(worker, ticket);
+        self.forget(turn, until);
+        self.forget_worker(worker, turn);
         true
     }
 
-    fn forget(&mut self, ticket: u64, until: Instant) -> Option<Parked> {
-        let entry = self.entries.remove(&ticket)?;
-        self.deadlines.remove(&(until, ticket));
-        if let Some(tickets) = self.classes.get_mut(&entry.class) {
-            tickets.remove(&ticket);
-            if tickets.is_empty() {
+    fn forget(&mut self, turn: Turn, until: Instant) -> Option<Parked> {
+        let entry = self.entries.remove(&turn)?;
+        self.deadlines.remove(&(until, turn));
+        if let Some(turns) = self.classes.get_mut(&entry.class) {
+            turns.remove(&turn);
+            if turns.is_empty() {
                 self.classes.remove(&entry.class);
             }
         }
         entry.parked
     }
 
-    fn forget_worker(&mut self, worker: PublicKey, ticket: u64) {
-        if self.workers.get(&worker) == Some(&ticket) {
+    fn forget_worker(&mut self, worker: PublicKey, turn: Turn) {
+        if self.workers.get(&worker) == Some(&turn) {
             self.workers.remove(&worker);
         }
     }
 
     /// Takes out one whose wait is over.
     pub fn pop_over(&mut self, now: Instant) -> Option<Parked> {
-        let (until, ticket) = *self.deadlines.first()?;
-        let over = if until > now { None } else { self.forget(ticket, until) };
+        let (until, turn) = *self.deadlines.first()?;
+        let over = if until > now { None } else { self.forget(turn, until) };
         if let Some(parked) = &over {
-            self.forget_worker(parked.wish.worker, ticket);
+            self.forget_worker(parked.wish.worker, turn);
         }
         over
     }
@@ -255,10 +268,10 @@ impl Parking {
         self.swept_at = Some(now);
         let gone = |entry: &Entry| entry.parked.as_ref().filter(|p| p.reply.is_closed()).map(|p| p.until);
         let gone: Vec<_> =
-            self.entries.iter().filter_map(|(ticket, entry)| Some((*ticket, gone(entry)?))).collect();
-        for (ticket, until) in gone {
-            if let Some(parked) = self.forget(ticket, until) {
-                self.forget_worker(parked.wish.worker, ticket);
+            self.entries.iter().filter_map(|(turn, entry)| Some((*turn, gone(entry)?))).collect();
+        for (turn, until) in gone {
+            if let Some(parked) = self.forget(turn, until) {
+                self.forget_worker(parked.wish.worker, turn);
             }
         }
     }
@@ -292,7 +305,7 @@ mod tests {
         let (mut parking, mut answers) = (Parking::default(), Vec::new());
         let later = Instant::now() + Duration::from_secs(600);
         for n in classes {
-            assert!(parking.park(parked(*n, later, &mut answers), class(*n)).is_ok());
+            assert!(parking.park(parked(*n, later, &mut answers), class(*n), 0).is_ok());
         }
         (parking, answers)
     }
@@ -353,6 +366,28 @@ mod tests {
     }
 
     #[test]
+    fn a_higher_tier_is_served_first_and_within_a_tier_who_waits_longest() {
+        let (mut parking, mut answers) = (Parking::default(), Vec::new());
+        let later = Instant::now() + Duration::from_secs(600);
+        for (n, kind, tier) in [(1, 1, 0), (2, 2, 3), (3, 1, 1), (4, 1, 3), (5, 2, 0), (6, 2, 1)] {
+            assert!(parking.park(parked(n, later, &mut answers), class(kind), tier).is_ok());
+        }
+        parking.wake();
+        let (mut order, mut units) = (Vec::new(), 4);
+        let mut serve = |parked: Parked| {
+            if units == 0 {
+                return Some(parked);
+            }
+            units -= 1;
+            order.push(parked.wish.worker.0[0]);
+            None
+        };
+        parking.retry(|| false, &mut serve);
+        assert_eq!(order, [2, 4, 3, 6]);
+        assert_eq!(parking.len(), 2, "nobody who was not served lost its place");
+    }
+
+    #[test]
     fn everybody_is_tried_in_the_end_even_while_news_come() {
         let (mut parking, _answers) = herd(&[1; 1_000]);
         let mut tried = 0;
@@ -383,7 +418,7 @@ mod tests {
         let now = Instant::now();
         let at = |ms: u64| now + Duration::from_millis(ms);
         for (n, ms) in [(1, 30), (2, 10), (3, 20)] {
-            assert!(parking.park(parked(n, at(ms), &mut answers), class(n)).is_ok());
+            assert!(parking.park(parked(n, at(ms), &mut answers), class(n), 0).is_ok());
         }
         assert_eq!(parking.next_deadline(), Some(at(10)));
         assert!(parking.pop_over(at(9)).is_none());
@@ -391,12 +426,12 @@ mod tests {
             std::iter::from_fn(|| parking.pop_over(at(20))).map(|p| p.wish.worker.0[0]).collect();
         assert_eq!(over, [2, 3]);
         for _ in parking.len()..PARKED_MAX {
-            assert!(parking.park(parked(4, at(500), &mut answers), class(4)).is_ok());
+            assert!(parking.park(parked(4, at(500), &mut answers), class(4), 0).is_ok());
         }
-        assert!(parking.park(parked(5, at(500), &mut answers), class(5)).is_err());
+        assert!(parking.park(parked(5, at(500), &mut answers), class(5), 0).is_err());
         answers.truncate(100);
         parking.swept_at = None;
-        assert!(parking.park(parked(6, at(500), &mut answers), class(6)).is_ok());
+        assert!(parking.park(parked(6, at(500), &mut answers), class(6), 0).is_ok());
         assert_eq!(parking.len(), 1 + 97 + 1);
         assert_eq!(parking.drain().count(), 99);
         assert_eq!((parking.len(), parking.next_deadline()), (0, None));
