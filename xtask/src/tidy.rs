@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Pure rules.
     ("plexus-program", &["plexus-protocol"]),
     ("plexus-proof", &["plexus-protocol"]),
+    ("plexus-seal", &["plexus-protocol"]),
     ("plexus-engine", &["plexus-protocol"]),
     ("plexus-job", &["plexus-protocol", "plexus-program"]),
     ("plexus-api", &["plexus-protocol"]),
@@ -59,6 +60,7 @@ const PURE: &[&str] = &[
     "plexus-protocol",
     "plexus-program",
     "plexus-proof",
+    "plexus-seal",
     "plexus-engine",
     "plexus-job",
     "plexus-api",

@@ -55,6 +55,10 @@ id!(
     /// A re-execution of units whose results are already committed.
     CheckId, "check"
 );
+id!(
+    /// Workers that are kept for one account's sealed job.
+    ReservationId, "reservation"
+);
 
 /// One unit of a job, written `job-42/7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]

@@ -30,6 +30,9 @@ pub enum KeyError {
     /// Not base64 of 64 bytes.
     #[error("expected a base64 signature of 64 bytes, found {0:?}")]
     Signature(String),
+    /// Not base64 of 80 bytes.
+    #[error("expected a base64 envelope of 80 bytes, found {0:?}")]
+    Envelope(String),
     /// The two halves of a 64-byte key pair do not belong together.
     #[error("the public half of the key pair does not belong to its secret half")]
     PairMismatch,

@@ -15,16 +15,18 @@ mod key;
 pub mod manifest;
 pub mod merkle;
 mod receipt;
+pub mod seal;
 
 pub use amount::{Amount, AmountError, BASE_UNITS_PER_TOKEN};
 pub use device::{DeviceFacts, DeviceLimits, FEATURE_LONG_LOOPS, FLAW_LOOP_ROUNDS, WorkerKind, WorkerOffer};
 pub use expression::{Expression, ExpressionError};
 pub use hash::{Hash, HashParseError};
-pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, UnitId};
+pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, ReservationId, UnitId};
 pub use job::{InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec};
 pub use key::{KeyError, PublicKey, SecretKey, Signable, Signature, VerifyError};
 pub use manifest::Manifest;
 pub use receipt::{OutputCommitment, Receipt, UnitLeaf, UnitRun, UnitStatus, package_root};
+pub use seal::{Envelope, SealContext, SealPublicKey, SealingKey, SealingKeyError, SignedSealingKey};
 
 /// Serialises a 64-bit integer as a decimal string, because a browser's numbers end at 2⁵³.
 pub mod decimal {

@@ -10,8 +10,8 @@ use curve25519_dalek::{
 };
 use plexus_protocol::{
     Amount, Expression, ExpressionError, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment,
-    PublicKey, Receipt, SecretKey, Signable, Signature, UnitId, UnitLeaf, UnitStatus, batch, merkle,
-    package_root,
+    PublicKey, Receipt, SealContext, SealPublicKey, SealingKey, SecretKey, Signable, Signature, UnitId,
+    UnitLeaf, UnitStatus, batch, merkle, package_root,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
@@ -30,6 +30,7 @@ fn the_committed_vectors_are_what_the_code_computes() {
         "commitments": commitments(),
         "packages": packages(),
         "receipts": receipts(),
+        "sealing_keys": sealing_keys(),
         "signatures": signatures(),
         "splits": splits(),
         "batches": batches(),
@@ -226,6 +227,33 @@ fn receipts() -> Value {
             })
         })
         .into()
+}
+
+fn sealing_keys() -> Value {
+    let key = SecretKey::from_seed([7; 32]);
+    let market = SecretKey::from_seed([1; 32]).public();
+    let records = [1_795_172_400_000, u64::MAX].map(|valid_until_ms| {
+        let record = SealingKey { market, worker: key.public(), key: SealPublicKey([9; 32]), valid_until_ms };
+        let signature = key.sign(&record);
+        assert!(record.worker.verify(&record, &signature).is_ok());
+        json!({
+            "record": record,
+            "signed_bytes": hex::encode(record.signed_bytes()),
+            "seed": hex::encode([7; 32]),
+            "signature": signature,
+        })
+    });
+    let split = |text: &str, stride, length| InputSplit {
+        blob: Hash::of(text.as_bytes()),
+        offset: 0,
+        stride,
+        length,
+    };
+    let contexts = [vec![], vec![split("a", 80, 80), split("b", 0, 48)]].map(|inputs| {
+        let context = SealContext { market, manifest: Hash::of(b"manifest"), inputs };
+        json!({ "market": market, "manifest": context.manifest, "inputs": context.inputs, "digest": context.digest() })
+    });
+    json!({ "records": records, "contexts": contexts })
 }
 
 /// Ed25519 cases with the answer of strict verification. The curve's cofactor is where implementations differ: see

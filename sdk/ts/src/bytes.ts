@@ -119,3 +119,26 @@ export function receiptBytes(receipt: Receipt): Uint8Array<ArrayBuffer> {
 export function receiptDigest(receipt: Receipt): Hash {
   return toHex(digest(receiptBytes(receipt)));
 }
+
+/** What a worker signs so that clients can seal payloads to it. */
+export interface SealingKey {
+  /** The market's key. */
+  market: string;
+  /** The worker's key, which signs. */
+  worker: string;
+  /** The X25519 key to seal to, base58. */
+  key: string;
+  /** When clients stop sealing to it, in milliseconds of the Unix epoch. */
+  valid_until_ms: string;
+}
+
+/** The bytes that a signature over a sealing key covers: `"plexus/sealing-key/v1\0" ‖ Borsh(record)`. */
+export function sealingKeyBytes(record: SealingKey): Uint8Array<ArrayBuffer> {
+  return new BorshWriter()
+    .raw(new TextEncoder().encode('plexus/sealing-key/v1\0'))
+    .raw(keyBytes(record.market))
+    .raw(keyBytes(record.worker))
+    .raw(keyBytes(record.key))
+    .u64(parseU64(record.valid_until_ms))
+    .finish();
+}

@@ -6,7 +6,15 @@ import { describe, expect, test } from 'vitest';
 import type { Buffer, InputSplit, OutputCommitment, Receipt } from '../src/api.js';
 import { fromTokens, parseAmount, shareBps, toTokens } from '../src/amount.js';
 import { batchOf } from '../src/batch.js';
-import { commitmentTo, packageRoot, parseU64, receiptBytes, receiptDigest, unitLeafBytes } from '../src/bytes.js';
+import {
+  commitmentTo,
+  packageRoot,
+  parseU64,
+  receiptBytes,
+  receiptDigest,
+  sealingKeyBytes,
+  unitLeafBytes,
+} from '../src/bytes.js';
 import { Expression, ExpressionError } from '../src/expression.js';
 import { digest, fromHex, toHex } from '../src/hash.js';
 import { idNumber, idText, parseUnitId } from '../src/ids.js';
@@ -127,6 +135,16 @@ test('receipts have the same bytes, digest and signature', async () => {
     expect(signer.address).toBe(receipt.worker);
     expect(await signer.sign(signed)).toBe(signature);
     expect(verifyStrict(keyBytes(receipt.worker), signed, signatureBytes(signature as string))).toBe(true);
+  }
+});
+
+test('sealing keys have the same bytes and signature', async () => {
+  for (const { record, signed_bytes, seed, signature } of vectors.sealing_keys.records) {
+    const signed = sealingKeyBytes(record);
+    expect(toHex(signed)).toBe(signed_bytes);
+    const signer = await seededSigner(fromHex(seed));
+    expect(await signer.sign(signed)).toBe(signature);
+    expect(verifyStrict(keyBytes(record.worker), signed, signatureBytes(signature))).toBe(true);
   }
 });
 
