@@ -3,10 +3,13 @@
 //! `tests/vectors/kernels.json` holds [`all`] as JSON; the native and the browser tests run it on their GPUs. After a deliberate
 //! change `cargo run -p plexus-kernels --example vectors` writes it again.
 
+use crate::conv2d_i8::{Shape, conv2d_i8};
+use crate::norm_i8::{Gain, Norm, norm_i8};
 use crate::path_trace::{Rounding, Scene, Tile, path_trace};
 use crate::requant_i8::{Factor, requant_i8};
 use crate::{
-    ARGMAX_I32, Kernel, MATMUL_I8, PATH_TRACE, REQUANT_I8, argmax_i32::argmax_i32, matmul_i8::matmul_i8,
+    ARGMAX_I32, CONV2D_I8, Kernel, MATMUL_I8, NORM_I8, PATH_TRACE, REQUANT_I8, SOFTMAX_I32,
+    argmax_i32::argmax_i32, matmul_i8::matmul_i8, softmax_i32::softmax_i32,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use protocol::{
@@ -123,19 +126,105 @@ pub fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
 /// The vectors, computed by the references.
 pub fn all() -> Vec<Vector> {
     vec![
-        matmul("matmul_i8 8x64x96", 8, 96, 64, 8, |seed| seed as i8),
-        matmul("matmul_i8 8x64x96, smaller workgroup", 8, 96, 64, 4, |seed| seed as i8),
-        // The largest sums that int8 allows, and a size below the workgroup's.
-        matmul("matmul_i8 extremes", 3, 5, 12, 8, |seed| if seed & 1 == 0 { i8::MIN } else { i8::MAX }),
-        requant("requant_i8 hidden layer", 8, 96, 64, |i, seed| {
+        matmul("matmul_i8 8x64x96", [8, 96, 64], 8, |seed| seed as i8, small),
+        matmul("matmul_i8 8x64x96, smaller workgroup", [8, 96, 64], 4, |seed| seed as i8, small),
+        // The largest products that int8 allows, and a size below the workgroup's.
+        matmul("matmul_i8 extremes", [3, 5, 12], 8, lowest_or_highest, small),
+        matmul("matmul_i8 all lowest", [5, 3, 516], 8, |_| i8::MIN, small),
+        matmul(
+            "matmul_i8 sums wrap",
+            [7, 9, 8],
+            8,
+            |seed| seed as i8,
+            |seed| {
+                if seed & 1 == 0 { i32::MIN } else { i32::MAX }
+            },
+        ),
+        matmul("matmul_i8 rows of zeros", [3, 3, 4], 16, |_| 0, |seed| seed as i32),
+        conv(
+            "conv2d_i8 3x3, padded",
+            Shape {
+                b: 2,
+                picture: [5, 7],
+                c: 8,
+                o: 5,
+                filter: [3, 3],
+                result: [5, 7],
+                stride: [1, 1],
+                pad: [1, 1],
+            },
+            8,
+            |seed| seed as i8,
+        ),
+        // As frameworks pad an even size under stride 2: nothing above, a row and a column of zeros below and to the right.
+        conv(
+            "conv2d_i8 strides, padded on one side",
+            Shape {
+                b: 1,
+                picture: [6, 8],
+                c: 4,
+                o: 3,
+                filter: [3, 2],
+                result: [3, 3],
+                stride: [2, 3],
+                pad: [0, 0],
+            },
+            4,
+            |seed| seed as i8,
+        ),
+        conv(
+            "conv2d_i8 filter larger than the picture",
+            Shape {
+                b: 3,
+                picture: [1, 2],
+                c: 4,
+                o: 1,
+                filter: [5, 5],
+                result: [3, 4],
+                stride: [1, 1],
+                pad: [3, 3],
+            },
+            8,
+            lowest_or_highest,
+        ),
+        requant("requant_i8 hidden layer", [8, 96], 64, true, |i, seed| {
             let sum = (seed >> 8) as i32 % 100_000;
             (sum, Factor { multiplier: (1 << 30) | (seed >> 2), shift: 36 + i as u32 % 8 })
         }),
-        requant("requant_i8 edges", 4, 64, 16, |i, seed| {
-            let sums = [i32::MIN, -1, 0, 1, 127, 1 << 16, i32::MAX - 1, i32::MAX];
-            let multiplier = [0, 1, (1 << 31) - 1, 1 << 30, seed >> 1][i % 5];
-            (sums[seed as usize % 8] ^ (seed >> 20) as i32, Factor { multiplier, shift: 1 + i as u32 % 62 })
+        requant("requant_i8 edges", [4, 64], 16, true, edge),
+        requant("requant_i8 edges with sign", [4, 64], 16, false, edge),
+        requant("requant_i8 halves with sign", [3, 4], 64, false, |i, seed| {
+            (seed as i32 >> 22, Factor { multiplier: 1 << 30, shift: 31 + i as u32 % 4 })
         }),
+        softmax("softmax_i32 attention", [6, 64], 64, |seed| seed as i32 >> 18, ATTENTION),
+        softmax("softmax_i32 odd row", [3, 101], 32, |seed| seed as i32 >> 16, ATTENTION),
+        softmax("softmax_i32 longer than the workgroup", [2, 1030], 8, |seed| seed as i32 >> 19, ATTENTION),
+        softmax("softmax_i32 one column", [5, 1], 64, |seed| seed as i32, ATTENTION),
+        softmax("softmax_i32 rows of zeros", [2, 7], 16, |_| 0, ATTENTION),
+        softmax(
+            "softmax_i32 extremes",
+            [4, 6],
+            4,
+            |seed| [i32::MIN, -1, 0, 1, i32::MAX, i32::MAX][seed as usize % 6],
+            Factor { multiplier: (1 << 31) - 1, shift: 47 },
+        ),
+        softmax(
+            "softmax_i32 steepest",
+            [3, 5],
+            64,
+            |seed| (seed % 3) as i32 - 1,
+            Factor { multiplier: (1 << 31) - 1, shift: 1 },
+        ),
+        softmax("softmax_i32 flattest", [2, 12], 64, |seed| seed as i32, Factor { multiplier: 1, shift: 62 }),
+        norm("norm_i8 layer norm", [6, 64], 64, Norm::Layer, 0, |seed| seed as i32 >> 20),
+        norm("norm_i8 layer norm, wide values", [3, 260], 32, Norm::Layer, 77, |seed| seed as i32 >> 15),
+        norm("norm_i8 rms norm", [5, 36], 8, Norm::Rms, 1 << 20, |seed| (seed as i32 >> 24) + 40),
+        norm("norm_i8 rows of zeros", [2, 12], 16, Norm::Rms, 0, |_| 0),
+        norm("norm_i8 equal values", [3, 8], 64, Norm::Layer, 0, |_| -31),
+        norm("norm_i8 beyond int16", [3, 20], 64, Norm::Layer, u32::MAX, |seed| {
+            [i32::MIN, i32::MAX, -32768, 32767][seed as usize % 4]
+        }),
+        norm("norm_i8 one unit apart", [2, 4], 4, Norm::Layer, 0, |seed| (seed & 1) as i32),
         argmax("argmax_i32 8x10", 8, 10, 64, |seed| seed as i32),
         argmax("argmax_i32 ties", 70, 3, 16, |seed| (seed % 3) as i32 - 1),
         argmax("argmax_i32 one column", 5, 1, 64, |seed| seed as i32),
@@ -154,10 +243,28 @@ fn words(count: usize) -> impl Iterator<Item = u32> {
     })
 }
 
-fn matmul(name: &str, m: usize, n: usize, k: usize, workgroup: usize, value: impl Fn(u32) -> i8) -> Vector {
+/// A bias that leaves sums their room.
+fn small(seed: u32) -> i32 {
+    seed as i32 >> 12
+}
+
+fn lowest_or_highest(seed: u32) -> i8 {
+    if seed & 1 == 0 { i8::MIN } else { i8::MAX }
+}
+
+/// About 2^16 / 400 / ln 2: four hundred units of the scores are one of the exponent.
+const ATTENTION: Factor = Factor { multiplier: 1_985_537_113, shift: 23 };
+
+fn matmul(
+    name: &str,
+    [m, n, k]: [usize; 3],
+    workgroup: usize,
+    value: impl Fn(u32) -> i8,
+    bias: impl Fn(u32) -> i32,
+) -> Vector {
     let values: Vec<i8> = words((m + n) * k).map(value).collect();
     let (x, w) = values.split_at(m * k);
-    let bias: Vec<i32> = words(n).map(|seed| seed as i32 >> 12).collect();
+    let bias: Vec<i32> = words(n).map(bias).collect();
     let y = matmul_i8(x, w, &bias, k);
     Vector {
         overrides: overrides(&[("M", m), ("N", n), ("K", k), ("TILE", workgroup)]),
@@ -172,20 +279,61 @@ fn matmul(name: &str, m: usize, n: usize, k: usize, workgroup: usize, value: imp
     }
 }
 
+fn conv(name: &str, shape: Shape, workgroup: usize, value: impl Fn(u32) -> i8) -> Vector {
+    let Shape { b, picture: [h, w], c, o, filter: [kh, kw], result: [oh, ow], stride, pad } = shape;
+    let values: Vec<i8> = words(b * h * w * c + o * kh * kw * c).map(value).collect();
+    let (x, filters) = values.split_at(b * h * w * c);
+    let bias: Vec<i32> = words(o).map(small).collect();
+    let y = conv2d_i8(x, filters, &bias, &shape);
+    Vector {
+        overrides: overrides(&[
+            ("B", b),
+            ("H", h),
+            ("W", w),
+            ("C", c),
+            ("O", o),
+            ("KH", kh),
+            ("KW", kw),
+            ("OH", oh),
+            ("OW", ow),
+            ("STRIDE_H", stride[0]),
+            ("STRIDE_W", stride[1]),
+            ("PAD_H", pad[0]),
+            ("PAD_W", pad[1]),
+            ("TILE", workgroup),
+        ]),
+        buffers: vec![
+            input(Dtype::I8, &[b, h, w, c], bytes(x, i8::to_le_bytes)),
+            input(Dtype::I8, &[o, kh, kw, c], bytes(filters, i8::to_le_bytes)),
+            input(Dtype::I32, &[o], bytes(&bias, i32::to_le_bytes)),
+            exact(Dtype::I32, &[b, oh, ow, o], bytes(&y, i32::to_le_bytes)),
+        ],
+        dispatch: [o.div_ceil(workgroup) as u32, (b * oh * ow).div_ceil(workgroup) as u32, 1],
+        ..vector(name, CONV2D_I8)
+    }
+}
+
+/// Values and factors at the ends of their ranges.
+fn edge(i: usize, seed: u32) -> (i32, Factor) {
+    let sums = [i32::MIN, -1, 0, 1, 127, 1 << 16, i32::MAX - 1, i32::MAX];
+    let multiplier = [0, 1, (1 << 31) - 1, 1 << 30, seed >> 1][i % 5];
+    (sums[seed as usize % 8] ^ (seed >> 20) as i32, Factor { multiplier, shift: 1 + i as u32 % 62 })
+}
+
 fn requant(
     name: &str,
-    m: usize,
-    n: usize,
+    [m, n]: [usize; 2],
     workgroup: usize,
+    relu: bool,
     value: impl Fn(usize, u32) -> (i32, Factor),
 ) -> Vector {
     let (x, factors): (Vec<i32>, Vec<Factor>) =
         words(m * n).enumerate().map(|(i, seed)| value(i, seed)).unzip();
     let factors = &factors[..n];
-    let y = requant_i8(&x, factors);
+    let y = requant_i8(&x, factors, relu);
     let flat: Vec<u32> = factors.iter().flat_map(|f| [f.multiplier, f.shift]).collect();
     Vector {
-        overrides: overrides(&[("M", m), ("N", n), ("WORKGROUP", workgroup)]),
+        overrides: overrides(&[("M", m), ("N", n), ("RELU", relu.into()), ("WORKGROUP", workgroup)]),
         buffers: vec![
             input(Dtype::I32, &[m, n], bytes(&x, i32::to_le_bytes)),
             input(Dtype::U32, &[n, 2], bytes(&flat, u32::to_le_bytes)),
@@ -193,6 +341,70 @@ fn requant(
         ],
         dispatch: [(m * n / 4).div_ceil(workgroup) as u32, 1, 1],
         ..vector(name, REQUANT_I8)
+    }
+}
+
+fn softmax(
+    name: &str,
+    [m, n]: [usize; 2],
+    workgroup: usize,
+    value: impl Fn(u32) -> i32,
+    factor: Factor,
+) -> Vector {
+    let x: Vec<i32> = words(m * n).map(value).collect();
+    let y = softmax_i32(&x, n, factor);
+    Vector {
+        overrides: overrides(&[
+            ("M", m),
+            ("N", n),
+            ("MULTIPLIER", factor.multiplier as usize),
+            ("SHIFT", factor.shift as usize),
+            ("WORKGROUP", workgroup),
+        ]),
+        buffers: vec![
+            input(Dtype::I32, &[m, n], bytes(&x, i32::to_le_bytes)),
+            exact(Dtype::I32, &[m, n], bytes(&y, i32::to_le_bytes)),
+        ],
+        dispatch: [m as u32, 1, 1],
+        ..vector(name, SOFTMAX_I32)
+    }
+}
+
+fn norm(
+    name: &str,
+    [m, n]: [usize; 2],
+    workgroup: usize,
+    norm: Norm,
+    epsilon: u32,
+    value: impl Fn(u32) -> i32,
+) -> Vector {
+    let x: Vec<i32> = words(m * n).map(value).collect();
+    // Of both signs, from results of a few units to ones that saturate.
+    let gains: Vec<Gain> = words(n)
+        .enumerate()
+        .map(|(i, seed)| Gain {
+            multiplier: (seed as i32 | 1 << 30).max(i32::MIN + 1),
+            shift: 48 + (i as u32 * 5 + seed % 3) % 9,
+            offset: seed as i32 >> 20,
+        })
+        .collect();
+    let y = norm_i8(&x, &gains, norm, epsilon);
+    let flat: Vec<i32> = gains.iter().flat_map(|g| [g.multiplier, g.shift as i32, g.offset]).collect();
+    Vector {
+        overrides: overrides(&[
+            ("M", m),
+            ("N", n),
+            ("MEAN", (norm == Norm::Layer).into()),
+            ("EPSILON", epsilon as usize),
+            ("WORKGROUP", workgroup),
+        ]),
+        buffers: vec![
+            input(Dtype::I32, &[m, n], bytes(&x, i32::to_le_bytes)),
+            input(Dtype::I32, &[n, 3], bytes(&flat, i32::to_le_bytes)),
+            exact(Dtype::I8, &[m, n], bytes(&y, i8::to_le_bytes)),
+        ],
+        dispatch: [m as u32, 1, 1],
+        ..vector(name, NORM_I8)
     }
 }
 

@@ -32,7 +32,7 @@ fn digits_reach_their_accuracy() {
         .map(|f| Factor { multiplier: f[0], shift: f[1] })
         .collect();
 
-    let hidden = requant_i8(&matmul_i8(&images, &w1, &b1, 64), &factors);
+    let hidden = requant_i8(&matmul_i8(&images, &w1, &b1, 64), &factors, true);
     let classes = argmax_i32(&matmul_i8(&hidden, &w2, &b2, 96), 10);
 
     let right = classes.iter().zip(&labels).filter(|(class, label)| class == label).count();

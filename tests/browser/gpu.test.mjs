@@ -26,6 +26,11 @@ for (const [name, launch] of installedBrowsers()) {
         const wanted = vector.buffers.filter((buffer) => buffer.role === 'out');
         assert.equal(outputs.length, wanted.length);
         wanted.forEach((buffer, i) => agree(buffer, Buffer.from(outputs[i], 'base64'), Buffer.from(buffer.expect, 'base64')));
+        if (!wgsl.includes('dot4I8Packed(')) return;
+        // Once more with what stands in for the function where a browser lacks it: declared, it hides the built-in one.
+        const standIn = await page.evaluate(withStandIns, wgsl);
+        assert.notEqual(standIn, wgsl);
+        assert.deepEqual(await page.evaluate(runVector, { vector, wgsl: standIn }), outputs);
       });
     }
 
@@ -103,6 +108,10 @@ async function prepare() {
   globalThis.reopen = async () => {
     state.device = await gpu.openDevice();
   };
+}
+
+async function withStandIns(wgsl) {
+  return (await import('@plexus/sdk/gpu')).withPackedFunctions(wgsl);
 }
 
 async function runVector({ vector, wgsl }) {

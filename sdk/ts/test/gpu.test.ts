@@ -4,7 +4,15 @@ import { readFileSync } from 'node:fs';
 
 import { expect, test } from 'vitest';
 
-import { GpuError, SPEED_WGSL, Tuner, readDeclarations } from '../src/gpu/index.js';
+import {
+  GpuError,
+  PACKED_4X8_WGSL,
+  SPEED_WGSL,
+  Tuner,
+  packedFunctions,
+  readDeclarations,
+  withPackedFunctions,
+} from '../src/gpu/index.js';
 
 test('bindings are read with their access', () => {
   const wgsl = `
@@ -62,4 +70,47 @@ test('the fastest accepted candidate stays', () => {
 test('the tab measures with the native worker’s kernel', () => {
   const native = readFileSync(new URL('../../../crates/gpu/src/speed.wgsl', import.meta.url), 'utf8');
   expect(SPEED_WGSL).toBe(native);
+});
+
+test('stand-ins for packed functions are the library’s', () => {
+  const library = readFileSync(new URL('../../../kernels/packed_4x8/packed_4x8.wgsl', import.meta.url), 'utf8');
+  expect(PACKED_4X8_WGSL).toBe(library);
+});
+
+test('a kernel gets the stand-ins that it calls, and those that they call', () => {
+  const declared = (text: string) => [...text.matchAll(/^fn (\w+)/gm)].map(([, name]) => name);
+  // What it mentions in comments, or declares itself, is not missing.
+  expect(declared(withPackedFunctions('fn main() { let a = dot4I8Packed(1u, 2u); } // pack4xU8(b)'))).toEqual([
+    'main',
+    'dot4I8Packed',
+    'unpack4xI8',
+  ]);
+  expect(declared(withPackedFunctions('fn dot4I8Packed(a: u32, b: u32) -> i32 { return 1; }'))).toEqual([
+    'dot4I8Packed',
+  ]);
+  expect(declared(withPackedFunctions('fn f() { _ = pack4xI8Clamp(vec4i()); }'))).toEqual([
+    'f',
+    'pack4xI8Clamp',
+    'pack4xI8',
+    'pack4xU8',
+  ]);
+  expect(withPackedFunctions('fn main() {}')).toBe('fn main() {}');
+});
+
+test('a kernel no longer requires the packed functions, and no line moves', () => {
+  const feature = 'packed_4x8_integer_dot_product';
+  const wgsl = `requires ${feature},\n  readonly_and_readwrite_storage_textures;\nfn main() {}`;
+  const text = withPackedFunctions(wgsl);
+  expect(text).not.toContain(feature);
+  expect(text).toContain('requires readonly_and_readwrite_storage_textures;');
+  expect(text.indexOf('fn main')).toBeGreaterThan(text.indexOf('textures;'));
+  expect(withPackedFunctions(`requires ${feature};\nfn main() {}`).trim()).toBe('fn main() {}');
+  expect(withPackedFunctions(`requires ${feature};\nfn main() {}`)).toMatch(/\nfn main/);
+});
+
+test('a browser says whether it has the packed functions', () => {
+  const gpu = (features: string[]) => ({ wgslLanguageFeatures: new Set(features) }) as unknown as GPU;
+  expect(packedFunctions(gpu(['packed_4x8_integer_dot_product']))).toBe(true);
+  expect(packedFunctions(gpu([]))).toBe(false);
+  expect(packedFunctions({} as GPU)).toBe(false);
 });

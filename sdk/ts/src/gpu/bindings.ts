@@ -53,7 +53,7 @@ function variableDeclarations(text: string): { name: string; binding: number; ac
 }
 
 /** The text with comments as spaces; block comments nest in WGSL. */
-function withoutComments(text: string): string {
+export function withoutComments(text: string): string {
   let result = '';
   let depth = 0;
   for (let i = 0; i < text.length; i++) {

@@ -11,6 +11,7 @@ import { type BufferSource, bufferSource, lengthBytes } from '../manifest.js';
 import { type Access, type Declarations, readDeclarations } from './bindings.js';
 import { type Device, paddedTo4 } from './device.js';
 import { GpuError } from './error.js';
+import { packedFunctions, withPackedFunctions } from './packed.js';
 import type { Tuner } from './tuner.js';
 
 /** What one unit computed. */
@@ -511,7 +512,8 @@ async function planKernel(
   const { gpu } = device;
   device.check();
   gpu.pushErrorScope('validation');
-  const module = gpu.createShaderModule({ label: name, code: wgsl });
+  const code = packedFunctions() ? wgsl : withPackedFunctions(wgsl);
+  const module = gpu.createShaderModule({ label: name, code });
   const entries = Array.from({ length: bindings }, (_, binding): GPUBindGroupLayoutEntry => {
     const access = declarations.bindings.get(binding);
     if (!access) throw new GpuError('program', `kernel ${name} declares no binding ${binding}`);
