@@ -5,7 +5,7 @@
 
 use protocol::Hash;
 
-use crate::field::{Field, MODULUS};
+use crate::field::{Extended, Field, MODULUS};
 
 /// With a seed and a counter just one block of SHA-256.
 const TAG: &[u8; 15] = b"plexus/draw/v1\0";
@@ -48,6 +48,12 @@ impl Draw {
                 return field;
             }
         }
+    }
+
+    /// An element of the extension.
+    pub(crate) fn extended(&mut self) -> Extended {
+        let real = self.field();
+        Extended { real, imaginary: self.field() }
     }
 
     /// A number of either sign from [1/2, 1), one of 2²⁵ that are equally likely.

@@ -1,16 +1,30 @@
-//! The prime field of 2⁶¹ − 1 elements, in which the algebraic checks compute.
+//! The prime field of 2⁶¹ − 1 elements, in which the algebraic checks compute, and its extension to the square.
 //!
 //! A Mersenne prime reduces by shift and addition, and sums of many products with small integers fit 128 bits before they
 //! have to. Nothing here runs in constant time: what is computed is public as soon as the challenge is.
 
-use std::ops::{Add, AddAssign, Mul, Neg, Sub};
+use std::{
+    io,
+    ops::{Add, AddAssign, Mul, Neg, Sub},
+};
+
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// 2⁶¹ − 1.
 pub const MODULUS: u64 = (1 << 61) - 1;
 
 /// An element of the prime field, always below [`MODULUS`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, BorshSerialize)]
 pub struct Field(u64);
+
+/// A + b·i with i² = −1, which has no root in the prime field because p ≡ 3 modulo 4: one of p² ≈ 2¹²² elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, BorshSerialize, BorshDeserialize)]
+pub struct Extended {
+    /// A.
+    pub real: Field,
+    /// B.
+    pub imaginary: Field,
+}
 
 impl Field {
     /// Neutral to addition.
@@ -95,6 +109,51 @@ impl Mul for Field {
     }
 }
 
+/// Only the one number below the modulus stands for an element.
+impl BorshDeserialize for Field {
+    fn deserialize_reader<R: io::Read>(reader: &mut R) -> io::Result<Self> {
+        let value = u64::deserialize_reader(reader)?;
+        Self::new(value).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a field element"))
+    }
+}
+
+impl Extended {
+    /// Neutral to addition.
+    pub const ZERO: Self = Self { real: Field::ZERO, imaginary: Field::ZERO };
+    /// Neutral to multiplication.
+    pub const ONE: Self = Self { real: Field::ONE, imaginary: Field::ZERO };
+}
+
+impl Add for Extended {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { real: self.real + other.real, imaginary: self.imaginary + other.imaginary }
+    }
+}
+
+impl AddAssign for Extended {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Extended {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self { real: self.real - other.real, imaginary: self.imaginary - other.imaginary }
+    }
+}
+
+impl Mul for Extended {
+    type Output = Self;
+    fn mul(self, other: Self) -> Self {
+        Self {
+            real: self.real * other.real - self.imaginary * other.imaginary,
+            imaginary: self.real * other.imaginary + self.imaginary * other.real,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,7 +173,33 @@ mod tests {
         assert_eq!(Field::ZERO.inverse(), Field::ZERO);
     }
 
+    #[test]
+    fn minus_one_has_no_root_below_the_extension() {
+        // Euler: the power of (p − 1)/2 tells squares from others.
+        assert_eq!((-Field::ONE).pow((MODULUS - 1) / 2), -Field::ONE);
+    }
+
+    #[test]
+    fn an_element_has_one_encoding() {
+        for value in [0, 1, MODULUS - 1] {
+            let element = Field::new(value).expect("below the modulus");
+            assert_eq!(borsh::from_slice::<Field>(&value.to_le_bytes()).expect("canonical"), element);
+            assert_eq!(borsh::to_vec(&element).expect("bytes"), value.to_le_bytes());
+        }
+        for value in [MODULUS, MODULUS + 1, u64::MAX] {
+            assert!(borsh::from_slice::<Field>(&value.to_le_bytes()).is_err(), "{value}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_extension_multiplies_like_complex_integers(a: i32, b: i32, c: i32, d: i32) {
+            let number = |real: i128, imaginary: i128| Extended { real: Field::of(real), imaginary: Field::of(imaginary) };
+            let (a, b, c, d) = (i128::from(a), i128::from(b), i128::from(c), i128::from(d));
+            prop_assert_eq!(number(a, b) * number(c, d), number(a * c - b * d, a * d + b * c));
+            prop_assert_eq!(number(a, b) + number(c, d) - number(a, b), number(c, d));
+        }
+
         #[test]
         fn it_is_the_field_of_residues(a: i128, b: i128) {
             let (x, y) = (Field::of(a), Field::of(b));

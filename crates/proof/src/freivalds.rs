@@ -87,6 +87,21 @@ impl<'a> Product<'a> {
         }
         Ok(Self { a, b, c })
     }
+
+    /// The left factor.
+    pub fn a(&self) -> &Matrix<'a> {
+        &self.a
+    }
+
+    /// The right factor.
+    pub fn b(&self) -> &Matrix<'a> {
+        &self.b
+    }
+
+    /// The claimed product.
+    pub fn c(&self) -> &Matrix<'a> {
+        &self.c
+    }
 }
 
 /// How thoroughly to check.

@@ -5,7 +5,8 @@
 //! absolute and relative error for each element, a bounded share of outliers, and a bound on the mean that keeps many small
 //! lies from adding up. Never in units in the last place, which mean nothing near zero.
 //!
-//! Matrix products need no second execution: [`freivalds`] checks them with random vectors.
+//! Matrix products need no second execution: [`freivalds`] checks them with random vectors, and [`sumcheck`] proves them to
+//! everybody.
 //!
 //! The crate compares bytes. It does not know who computed them, nor what follows from a disagreement.
 
@@ -13,6 +14,7 @@ mod draw;
 pub mod field;
 pub mod freivalds;
 pub mod matrix;
+pub mod sumcheck;
 
 use std::fmt;
 
