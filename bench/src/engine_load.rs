@@ -88,7 +88,9 @@ impl Network {
             replicas: 1,
         };
         let spec = JobSpec::plain("no-op".into(), JobKind::Batch, "[]".into(), stage);
-        self.run(Command::Submit(Submission { owner, spec, quoted: vec![], budget: None, key: None }.into()));
+        self.run(Command::Submit(
+            Submission { owner, spec, quoted: vec![], budget: None, key: None, canaries: vec![] }.into(),
+        ));
     }
 
     pub fn heartbeat(&mut self, worker: PublicKey) {

@@ -122,6 +122,7 @@ pub async fn prepare(owner: &Client, units: u64, package_units: u32) -> Result<J
         replicas: 1,
         deadline_in_s: None,
         attempts_max: None,
+        canaries: vec![],
     })
 }
 

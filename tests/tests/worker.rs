@@ -267,6 +267,7 @@ impl World {
             replicas: 1,
             deadline_in_s: None,
             attempts_max: None,
+            canaries: vec![],
         };
         self.client.submit(&request).await.unwrap().id
     }
@@ -580,6 +581,7 @@ async fn units_of_a_later_stage_read_what_those_of_an_earlier_one_put_out() {
         budget: None,
         deadline_in_s: None,
         attempts_max: None,
+        canaries: vec![],
     };
     let id = world.client.submit_graph(&request).await.unwrap().id;
     world.job(id, "both stages", |job| job.state == JobState::Done).await;

@@ -227,6 +227,9 @@ pub struct JobRequest {
     /// Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_max: Option<u32>,
+    /// Units whose outputs the submitter knows, at most 1 000; nobody else is told which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
 }
 
 /// `POST /v1/jobs` for a job of several stages, or one that is run again and again. Every blob it names must have been
@@ -259,6 +262,34 @@ pub struct GraphRequest {
     /// Failed attempts after which a unit is given up, 1 to 20; the market's limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_max: Option<u32>,
+    /// Units whose outputs the submitter knows, at most 1 000; nobody else is told which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
+}
+
+/// A unit whose outputs the submitter knows: they are compared with whatever a worker commits to. What differs is one opinion,
+/// and has the market execute the unit again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// The unit's index in the job.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub unit: u64,
+    /// Every output of the unit, in order.
+    pub outputs: Vec<KnownOutput>,
+}
+
+/// An output that is known beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KnownOutput {
+    /// The blob with its bytes; it must have been uploaded.
+    pub blob: Hash,
+    /// Its length in bytes.
+    #[serde(with = "protocol::decimal")]
+    #[schema(value_type = String)]
+    pub length: u64,
 }
 
 impl From<JobRequest> for GraphRequest {
@@ -283,6 +314,7 @@ impl From<JobRequest> for GraphRequest {
             budget: plain.budget,
             deadline_in_s: plain.deadline_in_s,
             attempts_max: plain.attempts_max,
+            canaries: plain.canaries,
         }
     }
 }
@@ -524,7 +556,7 @@ pub struct VerificationCounts {
     #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub sampled_out: u64,
-    /// Re-executed with a different result.
+    /// Found otherwise by whoever checked them.
     #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub disputed: u64,

@@ -25,40 +25,44 @@ pub(crate) struct WaitingChecks {
     /// With where they are listed below, if workers other than the market's verifier may make them.
     by_age: BTreeMap<CheckId, Option<(Needs, JobId)>>,
     segments: BTreeMap<Needs, BTreeSet<(JobId, CheckId)>>,
-    /// Those that only the market's verifier may make.
-    verifier_only: BTreeSet<CheckId>,
+    /// Those that the market's verifier may make at once.
+    verifier_at_once: BTreeSet<CheckId>,
+}
+
+/// When the market's verifier may make a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VerifierTurn {
+    /// When nobody else has for a while.
+    Last,
+    /// At once; the others when it has not for a while.
+    First,
+    /// At once, and nobody else.
+    Only,
 }
 
 impl WaitingChecks {
-    pub fn insert(&mut self, check: CheckId, job: JobId, needs: &Requirements, verifier_only: bool) {
-        let listed = (!verifier_only).then(|| {
+    pub fn insert(&mut self, check: CheckId, job: JobId, needs: &Requirements, turn: VerifierTurn) {
+        let listed = (turn != VerifierTurn::Only).then(|| {
             let bytes = power_of_two_below(needs.storage_buffer_bytes);
             ((bytes, needs.storage_buffers, needs.features.clone()), job)
         });
-        match &listed {
-            Some((needs, job)) => {
-                self.segments.entry(needs.clone()).or_default().insert((*job, check));
-            }
-            None => {
-                self.verifier_only.insert(check);
-            }
+        if let Some((needs, job)) = &listed {
+            self.segments.entry(needs.clone()).or_default().insert((*job, check));
+        }
+        if turn != VerifierTurn::Last {
+            self.verifier_at_once.insert(check);
         }
         self.by_age.insert(check, listed);
     }
 
     pub fn remove(&mut self, check: CheckId) {
-        match self.by_age.remove(&check) {
-            Some(Some((needs, job))) => {
-                let segment = self.segments.get_mut(&needs).expect("a listed check is in its segment");
-                segment.remove(&(job, check));
-                if segment.is_empty() {
-                    self.segments.remove(&needs);
-                }
+        self.verifier_at_once.remove(&check);
+        if let Some(Some((needs, job))) = self.by_age.remove(&check) {
+            let segment = self.segments.get_mut(&needs).expect("a listed check is in its segment");
+            segment.remove(&(job, check));
+            if segment.is_empty() {
+                self.segments.remove(&needs);
             }
-            Some(None) => {
-                self.verifier_only.remove(&check);
-            }
-            None => {}
         }
     }
 
@@ -75,9 +79,9 @@ impl WaitingChecks {
         self.by_age.keys().copied()
     }
 
-    /// Those that only the market's verifier may make.
-    pub fn verifier_only(&self) -> impl Iterator<Item = CheckId> + '_ {
-        self.verifier_only.iter().copied()
+    /// Those that the market's verifier may make at once.
+    pub fn verifier_at_once(&self) -> impl Iterator<Item = CheckId> + '_ {
+        self.verifier_at_once.iter().copied()
     }
 
     /// The first check, of the oldest job, that a device may make.

@@ -5,7 +5,7 @@ use protocol::{
     WorkerOffer,
 };
 
-use crate::{Event, JobSpec, ParamError, Quote};
+use crate::{Canary, Event, JobSpec, ParamError, Quote};
 
 /// A wish. Signatures were verified and blobs found by the shell; everything else is decided here.
 #[derive(Clone, Debug)]
@@ -180,6 +180,8 @@ pub struct Submission {
     pub budget: Option<Amount>,
     /// Idempotency key, hashed with its account, and the request's digest.
     pub key: Option<(Hash, Hash)>,
+    /// Units whose outputs the owner knows, ascending.
+    pub canaries: Vec<Canary>,
 }
 
 /// Why a worker gives a lease back.

@@ -12,6 +12,9 @@ use protocol::{
 
 use crate::Params;
 
+/// Most units of a job whose outputs its owner says to know.
+pub const CANARIES_MAX: usize = 1_000;
+
 /// One fact. The time at which a group of events was decided is kept beside the group.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub enum Event {
@@ -331,6 +334,20 @@ pub enum Event {
         /// Its new deadline.
         deadline_ms: Option<u64>,
     },
+    /// A job's owner knows what some of its units put out. Follows the job's submission.
+    CanariesSet {
+        /// The job.
+        job: JobId,
+        /// The units, ascending.
+        canaries: Vec<Canary>,
+    },
+    /// What of a committed package is checked without anybody executing it. Follows the draw of what is executed again.
+    LooksPlanned {
+        /// The package.
+        package: PackageId,
+        /// The checks.
+        looks: Vec<LookPlan>,
+    },
 }
 
 impl Event {
@@ -578,6 +595,29 @@ impl JobSpec {
         self.royalty.map_or(0, |royalty| royalty.bps)
     }
 
+    /// What is wrong with the outputs that the job's owner says to know, for a person.
+    pub fn canary_flaw(&self, canaries: &[Canary]) -> Option<String> {
+        if canaries.len() > CANARIES_MAX {
+            return Some(format!("a job has at most {CANARIES_MAX} canaries"));
+        }
+        if !canaries.is_sorted_by(|a, b| a.unit < b.unit) {
+            return Some("each canary is a unit of its own, in ascending order".into());
+        }
+        canaries.iter().find_map(|Canary { unit, outputs }| {
+            if *unit >= self.units() {
+                return Some(format!("a canary is unit {unit}, the job has {} units", self.units()));
+            }
+            let stage = self.stage_of(*unit);
+            let (wanted, given) = (stage.outputs_exact.len(), outputs.len());
+            if given != wanted {
+                return Some(format!("unit {unit} has {wanted} outputs, its canary names {given}"));
+            }
+            let mut lengths = outputs.iter().zip(&stage.output_bytes);
+            let (known, bytes) = lengths.find(|(known, bytes)| known.length != **bytes)?;
+            Some(format!("an output of unit {unit} has {bytes} bytes, its canary {}", known.length))
+        })
+    }
+
     /// The stage of a unit.
     pub fn stage_of(&self, unit: u64) -> &Stage {
         &self.stages[self.place(unit).stage as usize]
@@ -626,6 +666,14 @@ impl Policy {
             Self::Quorum { agree } => u64::from(agree.saturating_sub(1)),
         }
     }
+
+    /// Owners that must execute a package with the same results, where that is how it is verified.
+    pub fn quorum(self) -> Option<u32> {
+        match self {
+            Self::Audit { .. } => None,
+            Self::Quorum { agree } => Some(agree),
+        }
+    }
 }
 
 /// What a lease is for.
@@ -658,6 +706,47 @@ pub struct CheckPlan {
     pub verifier_only: bool,
     /// The check that disagreed, when this one is the third opinion on it.
     pub tie_of: Option<CheckId>,
+}
+
+/// A check to be made without executing anything.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct LookPlan {
+    /// The check.
+    pub check: CheckId,
+    /// The unit indices, ascending.
+    pub units: Vec<u64>,
+    /// How.
+    pub kind: CheckKind,
+}
+
+/// How a check comes to its opinion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub enum CheckKind {
+    /// Somebody else executes the units again.
+    Execution,
+    /// The job's owner knows what the units put out: that is the owner's opinion, and never more than a reason to have somebody
+    /// execute them again.
+    Canary,
+    /// The market checks a relation between what the units read and put out: that is the market's opinion, and final.
+    Algebraic,
+}
+
+/// A unit whose outputs the job's owner knows.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Canary {
+    /// The unit's number in the job.
+    pub unit: u64,
+    /// What it puts out, output by output.
+    pub outputs: Vec<KnownOutput>,
+}
+
+/// An output that is known beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct KnownOutput {
+    /// The blob with the output's bytes.
+    pub blob: Hash,
+    /// Its length in bytes.
+    pub length: u64,
 }
 
 /// One payment, cut into its shares.

@@ -5,10 +5,10 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    AcceptedRun, Account, Calibration, Check, CheckPlan, CheckState, EndCause, Event, Failure, Job, JobEnd,
-    JobMoney, JobState, Lease, LeaveCause, Package, PackageState, ParkedRun, Place, Priority, Promise,
-    Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State, VerificationCounts, WaitingRun,
-    Work, Worker,
+    AcceptedRun, Account, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event, Failure,
+    Job, JobEnd, JobMoney, JobState, Lease, LeaveCause, LookPlan, Package, PackageState, ParkedRun, Place,
+    Priority, Promise, Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State,
+    VerificationCounts, WaitingRun, Work, Worker,
     ranges::Ranges,
     reputation::ask_max,
     rewards::Role,
@@ -97,6 +97,7 @@ impl State {
                     submitted_at_ms: at_ms,
                     ended_at_ms: None,
                     last_failure: None,
+                    canaries: Default::default(),
                 };
                 self.jobs.insert(*job, new);
                 let each =
@@ -261,21 +262,29 @@ impl State {
                 self.comparing.remove(check);
                 let market = self.market();
                 let entry = self.checks.get_mut(check).expect(CORRUPT);
-                let CheckState::Comparing { worker, owner, .. } = entry.state else { panic!("{CORRUPT}") };
+                let (worker, owner) = match entry.state {
+                    CheckState::Comparing { worker, owner, .. } => (Some(worker), owner),
+                    CheckState::Looking { owner } => (None, owner),
+                    _ => panic!("{CORRUPT}"),
+                };
                 entry.state = CheckState::Decided { worker, owner, agrees: *agrees };
                 let (units, job) = (entry.units.len() as u64, entry.job);
-                self.worker(worker).checked += units;
+                if let Some(worker) = worker {
+                    self.worker(worker).checked += units;
+                    self.job(job).workers.entry(worker).or_default().checked += units;
+                }
                 let job = self.job(job);
-                job.workers.entry(worker).or_default().checked += units;
                 if !agrees {
                     job.verification.disputed += units;
-                } else if owner == market {
+                } else if worker.is_some() && owner == market {
                     job.verification.by_verifier += units;
                 }
             }
             Event::CheckPaid { check, pay } => {
                 let check = self.checks.get(check).expect(CORRUPT);
-                let CheckState::Decided { worker, owner, .. } = check.state else { panic!("{CORRUPT}") };
+                let CheckState::Decided { worker: Some(worker), owner, .. } = check.state else {
+                    panic!("{CORRUPT}")
+                };
                 let (job, units) = (check.job, check.units.len() as u64);
                 let stage = self.jobs[&job].spec.stage_of(check.units[0]);
                 let work_ns = u128::from(self.params.reference_ns(stage)) * u128::from(units);
@@ -448,6 +457,11 @@ impl State {
             Event::JobResumed { job, escrow, deadline_ms, .. } => {
                 self.resume_job(*job, *escrow, *deadline_ms, at_ms);
             }
+            Event::CanariesSet { job, canaries } => {
+                let known = canaries.iter().map(|canary| (canary.unit, canary.outputs.clone()));
+                self.job(*job).canaries.extend(known);
+            }
+            Event::LooksPlanned { package, looks } => self.plan_looks(*package, looks, at_ms),
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
                 for id in ids {
@@ -1023,7 +1037,38 @@ impl State {
     fn list_check(&mut self, id: CheckId) {
         let check = &self.checks[&id];
         let needs = &self.jobs[&check.job].spec.stage_of(check.units[0]).requirements;
-        self.waiting_checks.insert(id, check.job, needs, check.verifier_only);
+        let turn = self.verifier_turn(check);
+        self.waiting_checks.insert(id, check.job, needs, turn);
+    }
+
+    fn plan_looks(&mut self, package: PackageId, looks: &[LookPlan], at_ms: u64) {
+        let market = self.market();
+        let entry = self.packages.get_mut(&package).expect(CORRUPT);
+        let PackageState::Committed { checks, .. } = &mut entry.state else { panic!("{CORRUPT}") };
+        checks.extend(looks.iter().map(|look| look.check));
+        for look in looks {
+            self.next.check = look.check.0;
+            let job = entry.job;
+            let owner = match look.kind {
+                CheckKind::Canary => self.jobs[&job].owner,
+                CheckKind::Algebraic => market,
+                CheckKind::Execution => panic!("{CORRUPT}"),
+            };
+            let check = Check {
+                package,
+                job,
+                units: look.units.clone(),
+                kind: look.kind,
+                verifier_only: true,
+                tie_of: None,
+                since_ms: at_ms,
+                failures: 0,
+                avoid: Vec::new(),
+                state: CheckState::Looking { owner },
+            };
+            self.checks.insert(look.check, check);
+            self.comparing.insert(look.check);
+        }
     }
 
     fn draw_checks(&mut self, package: PackageId, plans: &[CheckPlan], at_ms: u64) {
@@ -1040,6 +1085,7 @@ impl State {
                 package,
                 job,
                 units: plan.units.clone(),
+                kind: CheckKind::Execution,
                 verifier_only: plan.verifier_only,
                 tie_of: plan.tie_of,
                 since_ms: at_ms,
@@ -1121,14 +1167,15 @@ impl State {
         // The owner of a cancelled job pays without waiting for the checks. That proves nothing, so it earns no trust.
         let verified = decided.len() == checks.len();
         self.pay(package.job, worker, owner, pay);
-        let mut checked = Vec::new();
+        let (mut checked, mut canaries) = (Vec::new(), 0);
         for check in decided {
             let CheckState::Decided { worker: by, agrees, .. } = check.state else { panic!("{CORRUPT}") };
-            if agrees {
-                checked.extend(check.units.iter().map(|unit| (*unit, by)));
-            } else {
+            match by {
+                Some(by) if agrees => checked.extend(check.units.iter().map(|unit| (*unit, by))),
                 // The package stands against this opinion, so the opinion was wrong.
-                self.worker(by).streak = 0;
+                Some(by) => self.worker(by).streak = 0,
+                None if agrees => canaries += check.units.len() as u64,
+                None => {}
             }
         }
         checked.sort_unstable();
@@ -1139,6 +1186,7 @@ impl State {
         job.accepted_units += u64::from(count);
         job.units_held.0 -= job.spec.stage_of(package.run.first).unit_price.0 * u64::from(count);
         job.verification.checked += distinct.len() as u64;
+        job.verification.canaries += canaries;
         job.verification.sampled_out += u64::from(count) - distinct.len() as u64;
         job.workers.entry(worker).or_default().units += u64::from(count);
         let accepted = AcceptedRun { count, worker, receipt, outputs, checked };
@@ -1177,7 +1225,7 @@ impl State {
         let PackageState::Committed { worker, owner, .. } = package.state else { panic!("{CORRUPT}") };
         self.owners.entry(owner).or_default().failed();
         for check in decided {
-            if let CheckState::Decided { worker: by, agrees: true, .. } = check.state {
+            if let CheckState::Decided { worker: Some(by), agrees: true, .. } = check.state {
                 self.worker(by).streak = 0;
             }
         }

@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{Amount, JobId};
 
-use crate::{CheckState, JobReason, PackageState, Priority, State, Work, WorkerReason};
+use crate::{CheckKind, CheckState, JobReason, PackageState, Priority, State, Work, WorkerReason};
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,12 +232,16 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         let leased = package.is_some_and(|package| matches!(package.state, PackageState::Leased(_)));
         expect(!early || leased, "I8", &|| format!("{id} is early for a package that is committed"));
         let by = check.by(&state.leases);
-        let own = by.is_some() && by == owner && by != state.market;
+        let executed = check.kind == CheckKind::Execution;
+        let own = executed && by.is_some() && by == owner && by != state.market;
         expect(!own, "I6", &|| format!("{id} is made by the owner it checks"));
+        let looks =
+            matches!(check.state, CheckState::Looking { .. } | CheckState::Decided { worker: None, .. });
+        expect(looks != executed, "I8", &|| format!("{id} is executed, or is it?"));
         let waits = check.state == CheckState::Waiting;
         let listed = state.waiting_checks.contains(*id);
         expect(listed == waits, "I8", &|| format!("{id} waits, or does it?"));
-        let compares = matches!(check.state, CheckState::Comparing { .. });
+        let compares = matches!(check.state, CheckState::Comparing { .. } | CheckState::Looking { .. });
         expect(compares == state.comparing.contains(id), "I8", &|| format!("{id} is compared, or is it?"));
     }
     expect(state.queue.is_consistent(), "I8", &|| "the queue and its index disagree".to_owned());

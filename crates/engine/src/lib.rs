@@ -45,8 +45,9 @@ pub mod v1;
 pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
 pub use decide::decide;
 pub use event::{
-    CheckPlan, EndCause, Event, Failure, Gather, Iterate, JobEnd, JobSpec, LeaveCause, Place, Policy,
-    Priority, Requirements, Royalty, Shortfall, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
+    CANARIES_MAX, Canary, CheckKind, CheckPlan, EndCause, Event, Failure, Gather, Iterate, JobEnd, JobSpec,
+    KnownOutput, LeaveCause, LookPlan, Place, Policy, Priority, Requirements, Royalty, Shortfall, Split,
+    Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use gang::Reservation;
 pub use invariants::{Violation, violations};

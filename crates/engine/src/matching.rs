@@ -10,7 +10,9 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    Check, Failure, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work, Worker,
+    Check, CheckKind, Failure, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work,
+    Worker,
+    checks::VerifierTurn,
     queue::Segment,
     ratio::scale,
     reason::{Misfit, fits},
@@ -236,7 +238,7 @@ impl State {
         let wait_ms = self.params.verifier_wait_ms;
         let overdue =
             self.waiting_checks.by_age().take_while(|id| now_ms >= self.checks[id].since_ms + wait_ms);
-        overdue.chain(self.waiting_checks.verifier_only()).find(may)
+        overdue.chain(self.waiting_checks.verifier_at_once()).find(may)
     }
 
     /// Whether a worker already holds as much of a job as it should.
@@ -283,16 +285,33 @@ impl State {
             }
             PackageState::Committed { owner, checks, .. } => (*owner, checks, true),
         };
+        let (turn, waited) =
+            (self.verifier_turn(check), now_ms >= check.since_ms + self.params.verifier_wait_ms);
         if worker.verifier {
             // The market's own verifier leaves a check to others for a while. Its opinion is final, so it needs no other.
-            let waited = now_ms >= check.since_ms + self.params.verifier_wait_ms;
-            return committed && (check.verifier_only || waited);
+            return committed && (turn != VerifierTurn::Last || waited);
+        }
+        if turn == VerifierTurn::First && !waited {
+            return false;
         }
         if check.verifier_only || worker.owner == job.owner || check.avoid.contains(&key) {
             return false;
         }
         owner != worker.owner
             && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
+    }
+
+    /// When the market's verifier may make a check. What a job's owner says against a package is looked into by the market
+    /// first, so that an owner and a friend of theirs cannot outvote a worker.
+    pub(crate) fn verifier_turn(&self, check: &Check) -> VerifierTurn {
+        let of_canary = |tie: CheckId| self.checks.get(&tie).is_some_and(|tie| tie.kind == CheckKind::Canary);
+        if check.verifier_only {
+            VerifierTurn::Only
+        } else if check.tie_of.is_some_and(of_canary) {
+            VerifierTurn::First
+        } else {
+            VerifierTurn::Last
+        }
     }
 
     /// How many units of a waiting run make a package: what keeps this worker's device busy

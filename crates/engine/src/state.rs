@@ -9,8 +9,8 @@ use protocol::{
 };
 
 use crate::{
-    Calibration, Event, Failure, JobSpec, LeaveCause, Params, Priority, Promise, Provider, Reservation,
-    Shortfall, Speed, Standing, Work,
+    Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, Params, Priority, Promise,
+    Provider, Reservation, Shortfall, Speed, Standing, Work,
     checks::WaitingChecks,
     price::{Demand, Forecasts},
     queue::Queue,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 6;
+pub const SNAPSHOT_VERSION: u32 = 7;
 
 /// The state of one market.
 ///
@@ -237,6 +237,8 @@ pub struct Job {
     pub ended_at_ms: Option<u64>,
     /// The last failure of a unit, for a person.
     pub last_failure: Option<String>,
+    /// Outputs that its owner knows, by their unit.
+    pub canaries: BTreeMap<u64, Vec<KnownOutput>>,
 }
 
 /// What waits of one stage, and how long its units take.
@@ -375,7 +377,9 @@ pub struct VerificationCounts {
     pub by_verifier: u64,
     /// Accepted because the draw did not pick them.
     pub sampled_out: u64,
-    /// Executed again with another result.
+    /// Whose outputs the job's owner knew, and are as committed.
+    pub canaries: u64,
+    /// Found otherwise, by whoever checked them.
     pub disputed: u64,
     /// Rejected and run again.
     pub rejected: u64,
@@ -521,7 +525,7 @@ pub enum PackageState {
     },
 }
 
-/// A re-execution of units of a committed package.
+/// A second opinion on units of a package.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Check {
     /// The package.
@@ -530,7 +534,9 @@ pub struct Check {
     pub job: JobId,
     /// The unit indices, ascending.
     pub units: Vec<u64>,
-    /// Whether only the market's verifier may make it.
+    /// How it comes to its opinion.
+    pub kind: CheckKind,
+    /// Whether the job pays nothing for it. If somebody is to execute the units, that is then the market's verifier.
     pub verifier_only: bool,
     /// The check that disagreed, when this is the third opinion.
     pub tie_of: Option<CheckId>,
@@ -564,6 +570,11 @@ pub enum CheckState {
         /// Each unit's outputs.
         outputs: Vec<Vec<OutputCommitment>>,
     },
+    /// Needs nobody to execute anything; the shell is to say whether it agrees.
+    Looking {
+        /// Whose opinion it is.
+        owner: PublicKey,
+    },
     /// Committed; its outputs are being compared.
     Comparing {
         /// Who made it.
@@ -575,9 +586,9 @@ pub enum CheckState {
     },
     /// Compared.
     Decided {
-        /// Who made it.
-        worker: PublicKey,
-        /// The wallet to be paid.
+        /// Who executed the units, if somebody did.
+        worker: Option<PublicKey>,
+        /// Whose opinion it is: the wallet to be paid for an execution.
         owner: PublicKey,
         /// Whether it got the same result.
         agrees: bool,
@@ -591,6 +602,7 @@ impl Check {
             CheckState::Waiting => None,
             CheckState::Leased(lease) => leases.get(lease).map(|lease| lease.owner),
             CheckState::Early { owner, .. }
+            | CheckState::Looking { owner }
             | CheckState::Comparing { owner, .. }
             | CheckState::Decided { owner, .. } => Some(*owner),
         }
@@ -665,6 +677,8 @@ pub struct Comparison {
     pub check: CheckId,
     /// The job.
     pub job: JobId,
+    /// Whether the other blobs are what the job's owner knows, which nobody else is to learn.
+    pub known: bool,
     /// For each pair that differs: unit, output number, the package's blob, the check's blob.
     pub pairs: Vec<(u64, u32, Hash, Hash)>,
 }
@@ -800,21 +814,29 @@ impl State {
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {
         let check = &self.checks[&id];
         let package = &self.packages[&check.package];
-        let (PackageState::Committed { outputs: first, .. }, CheckState::Comparing { outputs: second, .. }) =
-            (&package.state, &check.state)
-        else {
+        let PackageState::Committed { outputs: first, .. } = &package.state else {
             unreachable!("only committed outputs are compared");
         };
         let mut pairs = Vec::new();
-        for (unit, again) in check.units.iter().zip(second) {
+        for (number, unit) in check.units.iter().enumerate() {
             let index = usize::try_from(unit - package.run.first).expect("a unit of the package");
-            for (number, (a, b)) in first[index].iter().zip(again).enumerate() {
-                if a != b {
-                    pairs.push((*unit, number as u32, a.blob, b.blob));
+            let first = (0..).zip(&first[index]);
+            match &check.state {
+                CheckState::Comparing { outputs, .. } => {
+                    let other = first.zip(&outputs[number]).filter(|((_, a), b)| a != b);
+                    pairs.extend(other.map(|((output, a), b)| (*unit, output, a.blob, b.blob)));
                 }
+                // The owner of a job says nothing of chunks: the blob's hash covers them.
+                CheckState::Looking { .. } => {
+                    let known = &self.jobs[&check.job].canaries[unit];
+                    let other =
+                        first.zip(known).filter(|((_, a), b)| (a.blob, a.length) != (b.blob, b.length));
+                    pairs.extend(other.map(|((output, a), b)| (*unit, output, a.blob, b.blob)));
+                }
+                _ => unreachable!("only what is known is compared"),
             }
         }
-        Comparison { check: id, job: check.job, pairs }
+        Comparison { check: id, job: check.job, known: check.kind == CheckKind::Canary, pairs }
     }
 }
 

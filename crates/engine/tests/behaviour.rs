@@ -217,8 +217,14 @@ fn a_unit_that_always_fails_is_parked_with_the_reason() {
 fn money_that_is_not_there_is_not_spent() {
     let mut world = world(&[]);
     let submission = |units, budget| {
-        let submission =
-            Submission { owner: CLIENT, spec: spec(units, AUDIT), quoted: vec![], budget, key: None };
+        let submission = Submission {
+            owner: CLIENT,
+            spec: spec(units, AUDIT),
+            quoted: vec![],
+            budget,
+            key: None,
+            canaries: vec![],
+        };
         Command::Submit(submission.into())
     };
     let refused = world.run(submission(1_000_000, None)).expect_err("too dear");
@@ -237,7 +243,15 @@ fn a_repeated_key_gives_the_first_answer() {
     let submit = |units, request: &[u8]| {
         let key = Some((Hash::of(b"key"), Hash::of(request)));
         Command::Submit(
-            Submission { owner: CLIENT, spec: spec(units, AUDIT), quoted: vec![], budget: None, key }.into(),
+            Submission {
+                owner: CLIENT,
+                spec: spec(units, AUDIT),
+                quoted: vec![],
+                budget: None,
+                key,
+                canaries: vec![],
+            }
+            .into(),
         )
     };
     let first = world.run(submit(1, b"one")).expect("accepted").answer;
@@ -421,7 +435,8 @@ fn a_package_is_never_larger_than_its_receipt_may_be() {
     for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {
         let mut spec = spec(9_999, AUDIT);
         (spec.stages[0].package_units, spec.stages[0].unit_price) = (Some(package_units), Amount(0));
-        let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
+        let submission =
+            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
         assert_eq!(world.run(Command::Submit(submission.into())).is_ok(), taken, "{package_units}");
     }
 }

@@ -8,11 +8,11 @@ mod rules;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use plexus_engine::{
-    Command, Event, Iterate, JobSpec, Params, Policy, Priority, Release, SNAPSHOT_VERSION, State, Until, v1,
-    violations,
+    Canary, Command, Event, Iterate, JobSpec, KnownOutput, Params, Policy, Priority, Release,
+    SNAPSHOT_VERSION, State, Submission, Until, v1, violations,
 };
-use protocol::{Amount, Hash, WorkerOffer};
-use rules::{AUDIT, CLIENT, MARKET, World, graph, key, previous, reading, spec};
+use protocol::{Amount, Hash, JobId, WorkerOffer};
+use rules::{AUDIT, CLIENT, MARKET, World, graph, key, output, previous, reading, spec};
 use serde_json::{Value, json};
 
 /// A history in which every kind of event happens.
@@ -106,7 +106,22 @@ fn history() -> World {
     world.run(Command::Release { worker: key(3), lease: first, generation, release }).expect("released");
     world.finish(&[key(3), key(4)]);
     economics(&mut world);
+    canaries(&mut world);
     world
+}
+
+/// A job whose owner knows a result, and is wrong about another one.
+fn canaries(world: &mut World) {
+    let job = JobId(world.state.jobs().keys().next_back().map_or(1, |job| job.0 + 1));
+    let known = |unit, lie| {
+        let known = output(job, unit, lie);
+        Canary { unit, outputs: vec![KnownOutput { blob: known.blob, length: known.length }] }
+    };
+    let (spec, canaries) = (spec(2, AUDIT), vec![known(0, 0), known(1, 1)]);
+    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
+    world.run(Command::Submit(submission.into())).expect("accepted");
+    world.announce(MARKET);
+    world.finish(&[key(3), key(4), MARKET]);
 }
 
 /// Stake and its way back, a rating, a refuted claim, an epoch and a change of parameters.
@@ -190,7 +205,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 37, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 39, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

@@ -4,12 +4,12 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, Gather, Iterate, JobSpec, JobState, Params, Policy, Priority, Release, Submission,
-    Until, Worker, WorkerReason, decide,
+    Answer, Canary, Command, Gather, Iterate, JobSpec, JobState, KnownOutput, Params, Policy, Priority,
+    Release, Submission, Until, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
-use protocol::{Amount, PublicKey};
-use rules::{AUDIT, CLIENT, MARKET, World, gather, graph, key, previous, reading, spec};
+use protocol::{Amount, JobId, PublicKey};
+use rules::{AUDIT, CLIENT, MARKET, World, gather, graph, key, output, previous, reading, spec};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -23,6 +23,7 @@ enum Step {
         priority: Priority,
         devices: u32,
         replicas: u32,
+        canary: Option<u8>,
     },
     Lease {
         worker: usize,
@@ -91,8 +92,9 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         prop_oneof![1 => Just(Priority::Low), 4 => Just(Priority::Normal), 1 => Just(Priority::High), 1 => Just(Priority::Urgent)],
         prop_oneof![5 => Just((1u32, 1u32)), 1 => (2u32..4, Just(1)), 1 => (Just(1), 2u32..4)],
+        prop_oneof![3 => Just(None), 2 => Just(Some(0u8)), 1 => Just(Some(1))],
     )
-        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, (devices, replicas))| Step::Submit {
+        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, (devices, replicas), canary)| Step::Submit {
             units,
             price,
             quorum,
@@ -102,6 +104,7 @@ fn step() -> impl Strategy<Value = Step> {
             priority,
             devices,
             replicas,
+            canary,
         });
     prop_oneof![
         1 => submit,
@@ -186,7 +189,7 @@ proptest! {
         for step in steps {
             let instance = || "one".to_owned();
             match step {
-                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices, replicas } => {
+                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices, replicas, canary } => {
                     let policy = match quorum {
                         Some(agree) => Policy::Quorum { agree },
                         None => Policy::Audit { rate_min_ppm: rate_ppm },
@@ -199,7 +202,14 @@ proptest! {
                         stage.package_units = None;
                     }
                     spec.priority = priority;
-                    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
+                    // What the owner knows of every third unit, rightly or not.
+                    let next = JobId(world.state.jobs().keys().next_back().map_or(1, |job| job.0 + 1));
+                    let known = |lie| (0..units).step_by(3).map(move |unit| {
+                        let known = output(next, unit, lie);
+                        Canary { unit, outputs: vec![KnownOutput { blob: known.blob, length: known.length }] }
+                    });
+                    let canaries = canary.map(known).into_iter().flatten().collect();
+                    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
                     let _ = world.run(Command::Submit(submission.into()));
                 }
                 Step::Lease { worker, packages } => {

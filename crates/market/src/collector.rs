@@ -167,7 +167,8 @@ fn of_job(state: &State, job: JobId) -> (Vec<Hash>, Vec<Hash>) {
         StageInput::Stage(gather) => gather.initial.as_ref().map(|split| split.blob),
     });
     let outputs = job.accepted.values().flat_map(|run| hashes(&run.outputs));
-    (manifests, inputs.chain(outputs).collect())
+    let known = job.canaries.values().flatten().map(|output| output.blob);
+    (manifests, inputs.chain(outputs).chain(known).collect())
 }
 
 /// What was committed to and has no verdict yet.

@@ -1056,7 +1056,14 @@ mod tests {
             replicas: 1,
         };
         let spec = engine::JobSpec::plain(String::new(), Default::default(), "[]".into(), stage);
-        let submission = engine::Submission { owner: ADA, spec, quoted: vec![], budget: None, key: None };
+        let submission = engine::Submission {
+            owner: ADA,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries: vec![],
+        };
         Command::Submit(Box::new(submission))
     }
 

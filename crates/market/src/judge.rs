@@ -127,7 +127,13 @@ async fn opinion(
         let found = tokio::task::spawn_blocking(move || proof::compare(&a, &b, dtype, &rule))
             .await
             .map_err(|panic| malformed(panic.to_string()))?;
-        evidence = format!("output {output} of {job}/{unit}: {found}");
+        evidence = if comparison.known {
+            // Whoever runs the unit next is not to learn what its owner knows.
+            let verdict = if found.agrees() { "agrees" } else { "disagrees" };
+            format!("output {output} of {job}/{unit} {verdict} with what the job's owner knows")
+        } else {
+            format!("output {output} of {job}/{unit}: {found}")
+        };
         if !found.agrees() {
             return Ok((false, evidence));
         }

@@ -74,10 +74,9 @@ impl Projection {
             }
         });
         let maker = |check: &Check| match check.state {
-            CheckState::Early { worker, .. }
-            | CheckState::Comparing { worker, .. }
-            | CheckState::Decided { worker, .. } => Some(worker),
-            CheckState::Waiting | CheckState::Leased(_) => None,
+            CheckState::Early { worker, .. } | CheckState::Comparing { worker, .. } => Some(worker),
+            CheckState::Decided { worker, .. } => worker,
+            CheckState::Waiting | CheckState::Leased(_) | CheckState::Looking { .. } => None,
         };
         let checks = state.checks().iter();
         Self {
@@ -272,6 +271,15 @@ impl Projection {
                     }
                 }
             }
+            Event::LooksPlanned { package, looks } => {
+                if let Some(open) = self.packages.get_mut(package) {
+                    for look in looks {
+                        open.checks.push(look.check);
+                        let open_check = OpenCheck { package: *package, job: open.job, worker: None };
+                        self.checks.insert(look.check, open_check);
+                    }
+                }
+            }
             Event::CheckDecided { check, .. } => changes.jobs.extend(self.job_of(*check)),
             Event::CheckPaid { check, pay } => {
                 let Some(OpenCheck { package, worker: Some(worker), .. }) = self.checks.get(check) else {
@@ -311,6 +319,8 @@ impl Projection {
             | Event::Unbonded { .. }
             | Event::EpochClosed { .. }
             | Event::ParamsSet { .. } => {}
+            // Nobody but the engine is to know them.
+            Event::CanariesSet { .. } => {}
             Event::Founded { .. } | Event::SessionDelegated { .. } | Event::Resumed => {}
         }
     }

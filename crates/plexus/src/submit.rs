@@ -372,6 +372,7 @@ pub fn request(compiled: CompiledGraph) -> GraphRequest {
         budget: compiled.budget,
         deadline_in_s: None,
         attempts_max: None,
+        canaries: vec![],
     }
 }
 

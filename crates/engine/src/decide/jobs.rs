@@ -54,7 +54,7 @@ fn parked_why(job: &Job) -> String {
 
 impl Deciding<'_> {
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
-        let Submission { owner, mut spec, quoted, budget, key } = submission;
+        let Submission { owner, mut spec, quoted, budget, key, canaries } = submission;
         if let Some((key, request)) = key
             && let Some(first) = self.state.idempotency.get(&key)
         {
@@ -121,6 +121,9 @@ impl Deciding<'_> {
             let session = self.state.sessions.get(&royalty.account);
             royalty.account = session.map_or(royalty.account, |session| session.wallet);
         }
+        if let Some(flaw) = spec.canary_flaw(&canaries) {
+            return Err(Rejection::SpecInvalid(flaw));
+        }
         let quote = self.state.quote(&spec, &quoted, self.now_ms);
         for stage in &quoted {
             spec.stages[*stage as usize].unit_price = quote.stages[*stage as usize].unit_price;
@@ -139,6 +142,9 @@ impl Deciding<'_> {
         let job = JobId(self.state.next.job + 1);
         let expected_ms = quote.wait_ms.zip(quote.run_ms).map(|(wait, run)| wait.saturating_add(run));
         self.emit(Event::JobSubmitted { job, owner, spec, escrow, expected_ms, key });
+        if !canaries.is_empty() {
+            self.emit(Event::CanariesSet { job, canaries });
+        }
         Ok(Answer::Job(job))
     }
 

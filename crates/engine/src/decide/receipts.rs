@@ -3,7 +3,10 @@
 use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature};
 
 use super::Deciding;
-use crate::{Answer, CheckPlan, Event, PackageState, Policy, ReceiptOutcome, Rejection, Work, state::Late};
+use crate::{
+    Answer, CheckKind, CheckPlan, Event, LookPlan, PackageState, Policy, ReceiptOutcome, Rejection, Work,
+    state::Late,
+};
 
 impl Deciding<'_> {
     pub(super) fn commit(
@@ -148,6 +151,21 @@ impl Deciding<'_> {
         };
         let checks = self.plan_checks(job, plans, None);
         self.emit(Event::ChecksDrawn { package: id, draw, checks });
+        self.plan_looks(id);
+    }
+
+    /// Plans what of a committed package is checked without executing it.
+    pub(super) fn plan_looks(&mut self, id: PackageId) {
+        let package = &self.state.packages[&id];
+        let run = package.run;
+        let canaries =
+            self.state.jobs[&package.job].canaries.range(run.first..run.first + u64::from(run.count));
+        let units: Vec<u64> = canaries.map(|(unit, _)| *unit).collect();
+        if !units.is_empty() {
+            let check = CheckId(self.state.next.check + 1);
+            let looks = vec![LookPlan { check, units, kind: CheckKind::Canary }];
+            self.emit(Event::LooksPlanned { package: id, looks });
+        }
     }
 
     /// A worker's audit rate: always, until it has a record; then 1/n for n consecutive valid packages, after BOINC's
@@ -197,10 +215,16 @@ impl Deciding<'_> {
         let (agrees, evidence) = match differs {
             Some((unit, output, first, again)) => {
                 let job = comparison.job;
+                // Whoever runs the unit next is not to learn what its owner knows.
+                let found = if comparison.known {
+                    "is not what its owner knows".into()
+                } else {
+                    format!("{again} found")
+                };
                 (
                     false,
                     format!(
-                        "output {output} of {job}/{unit}, compared by hash: {first} was committed, {again} found"
+                        "output {output} of {job}/{unit}, compared by hash: {first} was committed, {found}"
                     ),
                 )
             }

@@ -1,12 +1,35 @@
 //! From opinions to a verdict.
 //!
-//! A package stands when every check agrees. The market's own verifier is final. One other owner who disagrees brings a
-//! third opinion on the same units; a second one who disagrees outvotes the package. Nobody loses anything on one opinion.
+//! A package stands when every check agrees, or under a quorum when enough owners do. What the market itself finds is final.
+//! One other owner who disagrees brings a third opinion on the same units; a second one who disagrees outvotes the package,
+//! unless a quorum can still be reached. What the job's owner knows otherwise (a canary) brings an opinion on those units and
+//! counts as none itself. Nobody loses anything on one opinion, or on a client's word.
 
-use protocol::{CheckId, PackageId};
+use protocol::{CheckId, PackageId, UnitRun};
 
 use super::Deciding;
-use crate::{Answer, CheckState, Event, PackageState, Rejection, Verdict};
+use crate::{Answer, CheckKind, CheckState, Event, PackageState, Rejection, Verdict};
+
+/// What is said of a package's results.
+#[derive(Default)]
+struct Opinions {
+    /// Owners that executed every unit and got the same, the package's own among them.
+    agree: u32,
+    /// Executions that got something else.
+    against: Vec<CheckId>,
+    /// What the job's owner knows otherwise.
+    missed: Vec<CheckId>,
+    /// Whether the market itself got something else.
+    market_against: bool,
+    /// Whether an execution is still to come.
+    open: bool,
+    /// Executions of every unit that are still to come.
+    open_whole: u32,
+    /// Whether a third opinion is still to come.
+    open_ties: bool,
+    /// Whether something is still to be looked at without an execution.
+    open_looks: bool,
+}
 
 impl Deciding<'_> {
     pub(super) fn record_opinion(
@@ -32,41 +55,63 @@ impl Deciding<'_> {
     pub(super) fn settle(&mut self, id: PackageId) {
         let package = &self.state.packages[&id];
         let PackageState::Committed { checks, .. } = &package.state else { return };
-        let (job, market) = (package.job, self.state.market());
-        let (mut open, mut against, mut verifier_against) = (false, Vec::new(), false);
-        for check_id in checks {
-            match self.state.checks[check_id].state {
-                CheckState::Decided { agrees: true, .. } => {}
-                CheckState::Decided { owner, .. } => {
-                    verifier_against |= owner == market;
-                    against.push(*check_id);
-                }
-                _ => open = true,
-            }
-        }
-        if verifier_against {
+        let (job, run) = (package.job, package.run);
+        let quorum = self.state.jobs[&job].spec.stage_of(run.first).policy.quorum();
+        let opinions = self.opinions(run, checks);
+        if opinions.market_against {
             return self.reject(id, Verdict::VerifierDisagrees);
         }
-        if against.len() > 1 {
+        let reached = quorum.is_some_and(|agree| opinions.agree >= agree);
+        let reachable = quorum.is_some_and(|agree| opinions.agree + opinions.open_whole >= agree);
+        if opinions.against.len() > 1 && !reachable {
             return self.reject(id, Verdict::Outvoted);
         }
-        if open {
+        let untied =
+            |dissent: &CheckId| !checks.iter().any(|id| self.state.checks[id].tie_of == Some(*dissent));
+        let mut dissents: Vec<_> = opinions.missed.into_iter().filter(untied).collect();
+        let waits = opinions.open_looks || opinions.open_ties || opinions.open && !reached;
+        if dissents.is_empty() && !waits && !reached {
+            dissents.extend(opinions.against.into_iter().filter(untied));
+        }
+        if !dissents.is_empty() {
+            for dissent in dissents {
+                let units = self.state.checks[&dissent].units.clone();
+                let checks = self.plan_checks(job, vec![units], Some(dissent));
+                self.emit(Event::ChecksDrawn { package: id, draw: protocol::Hash([0; 32]), checks });
+            }
             return;
         }
-        if let [dissent] = against[..] {
-            let has_tie = checks.iter().any(|check| self.state.checks[check].tie_of == Some(dissent));
-            if !has_tie {
-                let units = self.state.checks[&dissent].units.clone();
-                let plans = self.plan_checks(job, vec![units], Some(dissent));
-                let draw = protocol::Hash([0; 32]);
-                self.emit(Event::ChecksDrawn { package: id, draw, checks: plans });
-                return;
+        if waits {
+            return;
+        }
+        self.accept(id);
+        self.end_iterations(job, run.first);
+        self.finish_job(job);
+    }
+
+    /// What is said of a package's results so far.
+    fn opinions(&self, run: UnitRun, checks: &[CheckId]) -> Opinions {
+        let mut found = Opinions { agree: 1, ..Opinions::default() };
+        for id in checks {
+            let check = &self.state.checks[id];
+            let whole = u32::from(check.units.len() == run.count as usize);
+            match (check.kind, &check.state) {
+                (_, CheckState::Decided { owner, agrees: false, .. }) if *owner == self.state.market() => {
+                    found.market_against = true;
+                }
+                (CheckKind::Execution, CheckState::Decided { agrees: true, .. }) => found.agree += whole,
+                (CheckKind::Execution, CheckState::Decided { .. }) => found.against.push(*id),
+                (CheckKind::Execution, _) => {
+                    found.open = true;
+                    found.open_whole += whole;
+                    found.open_ties |= check.tie_of.is_some();
+                }
+                (_, CheckState::Decided { agrees: true, .. }) => {}
+                (_, CheckState::Decided { .. }) => found.missed.push(*id),
+                _ => found.open_looks = true,
             }
         }
-        let first = self.state.packages[&id].run.first;
-        self.accept(id);
-        self.end_iterations(job, first);
-        self.finish_job(job);
+        found
     }
 
     fn reject(&mut self, id: PackageId, verdict: Verdict) {

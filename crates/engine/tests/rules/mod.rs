@@ -196,7 +196,8 @@ impl World {
     }
 
     pub fn submit(&mut self, spec: JobSpec) -> JobId {
-        let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None };
+        let submission =
+            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
         match self.run(Command::Submit(submission.into())).expect("the job is accepted").answer {
             Answer::Job(job) => job,
             other => panic!("{other:?}"),

@@ -7,7 +7,9 @@ use api::{
     StageRequest, SubmitRequest, Unit, Until, code,
 };
 use axum::{Json, extract::State, http::StatusCode};
-use engine::{Answer, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork};
+use engine::{
+    Answer, Canary, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork,
+};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
@@ -55,7 +57,8 @@ pub async fn submit(
     let spec = accept(&app, &request).await?;
     let (owner, budget) = (caller.account, request.budget);
     let room = app.quotas.job(&app.committer, owner, spec.units(), key.map(|(key, _)| key)).await?;
-    let submission = Submission { owner, spec, quoted: quoted(&request), budget, key };
+    let canaries = canaries(&app, &request, &spec).await?;
+    let submission = Submission { owner, spec, quoted: quoted(&request), budget, key, canaries };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => view::job(state, id, now),
@@ -104,6 +107,31 @@ async fn accept(app: &Shared, request: &GraphRequest) -> Result<JobSpec, Failure
     spec.attempts_max = request.attempts_max;
     set_class(&mut spec, request);
     Ok(spec)
+}
+
+/// Units whose outputs the owner knows.
+async fn canaries(app: &Shared, request: &GraphRequest, spec: &JobSpec) -> Result<Vec<Canary>, Failure> {
+    let known = |known: &api::KnownOutput| engine::KnownOutput { blob: known.blob, length: known.length };
+    let canary = |canary: &api::Canary| Canary {
+        unit: canary.unit,
+        outputs: canary.outputs.iter().map(known).collect(),
+    };
+    let mut canaries: Vec<_> = request.canaries.iter().map(canary).collect();
+    canaries.sort_by_key(|canary| canary.unit);
+    if let Some(flaw) = spec.canary_flaw(&canaries) {
+        return Err(invalid(flaw, "canaries"));
+    }
+    for (i, canary) in request.canaries.iter().enumerate() {
+        for (number, known) in canary.outputs.iter().enumerate() {
+            let field = format!("canaries[{i}].outputs[{number}]");
+            let length = blob_length(app, &known.blob, format!("{field}.blob")).await?;
+            if length != known.length {
+                let detail = format!("the blob has {length} bytes, not {}", known.length);
+                return Err(invalid(detail, format!("{field}.length")));
+            }
+        }
+    }
+    Ok(canaries)
 }
 
 /// The stages that pay the market's price.

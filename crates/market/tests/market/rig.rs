@@ -272,6 +272,7 @@ impl Person {
             replicas: 1,
             deadline_in_s: None,
             attempts_max: None,
+            canaries: vec![],
         }
     }
 }
