@@ -63,6 +63,17 @@ export interface Buffer {
   shape: number[];
 }
 
+/**
+ * A unit whose outputs the submitter knows: they are compared with whatever a worker commits to. What differs is one opinion,
+ * and has the market execute the unit again.
+ */
+export interface Canary {
+  /** Every output of the unit, in order. */
+  outputs: KnownOutput[];
+  /** The unit's index in the job. */
+  unit: string;
+}
+
 /** The text to sign, in the form of Sign-In With Solana. */
 export interface Challenge {
   /** When it can no longer be answered. */
@@ -200,6 +211,8 @@ export interface GraphRequest {
   attempts_max?: number | null;
   /** The most the job may hold in escrow; no cap when absent. */
   budget?: Amount | null;
+  /** Units whose outputs the submitter knows, at most 1 000; nobody else is told which. */
+  canaries?: Canary[];
   /** In how many seconds the job is to be done; nothing of it is given out later. */
   deadline_in_s?: number | null;
   /** Whether all stages are run again and again. */
@@ -363,6 +376,8 @@ export interface JobRequest {
   attempts_max?: number | null;
   /** The most the job may hold in escrow; no cap when absent. */
   budget?: Amount | null;
+  /** Units whose outputs the submitter knows, at most 1 000; nobody else is told which. */
+  canaries?: Canary[];
   /** In how many seconds the job is to be done; nothing of it is given out later. */
   deadline_in_s?: number | null;
   /** Units that run at the same time, each on a device of its own, 1 to 64; 1 when they need not. */
@@ -497,6 +512,14 @@ export interface Kernel {
   entry: string;
   /** Values of the module's `override` constants. */
   overrides?: Record<string, Override>;
+}
+
+/** An output that is known beforehand. */
+export interface KnownOutput {
+  /** The blob with its bytes; it must have been uploaded. */
+  blob: Hash;
+  /** Its length in bytes. */
+  length: string;
 }
 
 /** One package in a worker's hands. Whether it is first work or a check of somebody else's is not told. */
@@ -1244,7 +1267,7 @@ export interface VerificationCounts {
   by_verifier: string;
   /** Re-executed by somebody else, with the same result. */
   checked: string;
-  /** Re-executed with a different result. */
+  /** Found otherwise by whoever checked them. */
   disputed: string;
   /** Rejected and run again. */
   rejected: string;
