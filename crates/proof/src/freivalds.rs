@@ -28,7 +28,7 @@ use protocol::manifest::Dtype;
 use crate::{
     draw::Draw,
     field::Field,
-    matrix::{LANES, Layout, Matrix, wide},
+    matrix::{Extent, LANES, Layout, Matrix, wide},
 };
 
 /// The most rounds of a check.
@@ -256,13 +256,15 @@ pub fn check(product: &Product<'_>, seed: &[u8; 32], rule: &Rule) -> Result<Find
 }
 
 /// Whether an order of additions exists in which an honest sum leaves the type of C.
-fn may_overflow(product: &Product<'_>) -> bool {
-    let (a, b) = (product.a.extent(), product.b.extent());
-    let largest = u128::from(a.sum_abs_max) * u128::from(b.abs_max());
-    match product.c.dtype() {
-        Dtype::U32 => a.least < 0 || b.least < 0 || largest > u128::from(u32::MAX),
-        _ => largest > i32::MAX as u128,
-    }
+fn may_overflow(Product { a, b, c }: &Product<'_>) -> bool {
+    let may = |a: &Extent, b: &Extent| {
+        let largest = u128::from(a.sum_abs_max) * u128::from(b.abs_max());
+        match c.dtype() {
+            Dtype::U32 => a.least < 0 || b.least < 0 || largest > u128::from(u32::MAX),
+            _ => largest > i32::MAX as u128,
+        }
+    };
+    may(&a.extent_max(), &b.extent_max()) && may(&a.extent(), &b.extent())
 }
 
 /// Both sides differ by at most 2³³ in each element, less than p, so that what differs as integers differs in the field. There a

@@ -70,16 +70,15 @@ pub(super) fn check(
     let (terms, columns) = (b.rows(), b.columns());
     let precision = Precision::of(c.dtype(), terms)?;
     let x: Vec<Vec<f64>> = (0..rounds).map(|_| (0..columns).map(|_| draw.weight()).collect()).collect();
-    let ones = vec![1.0; columns];
-    let right = Sums::of(b, &x, &ones);
-    let left = Sums::of(a, &right.products, &right.abs);
-    let claimed = Sums::of(c, &x, &ones);
+    let right = Sums::of(b, &x, None);
+    let left = Sums::of(a, &right.products, Some(&right.sums));
+    let claimed = Sums::of(c, &x, None);
     if let Some(row) = right.infinite.iter().chain(&left.infinite).next() {
         return Err(Undecided::NotFinite { row: *row });
     }
 
     let b_square: f64 = right.squares.iter().sum();
-    let b_abs: f64 = right.abs.iter().sum();
+    let b_abs: f64 = right.sums.iter().sum();
     let (terms, width) = (terms as f64, columns as f64);
     // Rows above their threshold, with how many times they are.
     let mut failed: Vec<(usize, f64)> = Vec::new();
@@ -170,7 +169,7 @@ fn worst_element(
 struct Sums {
     /// M times each of the vectors.
     products: Vec<Vec<f64>>,
-    /// |M| times the vector of magnitudes.
+    /// |M| times the vector of magnitudes, if there is one.
     abs: Vec<f64>,
     /// Sums of |element|.
     sums: Vec<f64>,
@@ -181,7 +180,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(matrix: &Matrix<'_>, vectors: &[Vec<f64>], magnitudes: &[f64]) -> Self {
+    fn of(matrix: &Matrix<'_>, vectors: &[Vec<f64>], magnitudes: Option<&[f64]>) -> Self {
         let rows = matrix.rows();
         let mut infinite = vec![false; rows];
         let zeros = || vec![0.0; rows];
@@ -195,26 +194,31 @@ impl Sums {
         let mut line = vec![0.0; matrix.line_length()];
         for (index, bytes) in matrix.lines().enumerate() {
             doubles(matrix.dtype(), bytes, &mut line);
-            if !line.iter().all(|entry| entry.is_finite()) {
+            let mut sum = dot(&line, &line, |a, _| a.abs());
+            // So few floats do not add up to an infinite double.
+            if !sum.is_finite() {
                 for (place, entry) in line.iter_mut().enumerate().filter(|(_, entry)| !entry.is_finite()) {
                     *entry = 0.0;
                     infinite[if matrix.layout() == Layout::RowMajor { index } else { place }] = true;
                 }
+                sum = dot(&line, &line, |a, _| a.abs());
             }
             match matrix.layout() {
                 Layout::RowMajor => {
                     for (products, vector) in all.products.iter_mut().zip(vectors) {
                         products[index] = dot(&line, vector, |a, x| a * x);
                     }
-                    all.abs[index] = dot(&line, magnitudes, |a, x| a.abs() * x);
-                    all.sums[index] = dot(&line, &line, |a, _| a.abs());
+                    all.abs[index] = magnitudes.map_or(0.0, |all| dot(&line, all, |a, x| a.abs() * x));
+                    all.sums[index] = sum;
                     all.squares[index] = dot(&line, &line, |a, _| a * a);
                 }
                 Layout::ColumnMajor => {
                     for (products, vector) in all.products.iter_mut().zip(vectors) {
                         add(products, &line, |a| a * vector[index]);
                     }
-                    add(&mut all.abs, &line, |a| a.abs() * magnitudes[index]);
+                    if let Some(magnitudes) = magnitudes {
+                        add(&mut all.abs, &line, |a| a.abs() * magnitudes[index]);
+                    }
                     add(&mut all.sums, &line, f64::abs);
                     add(&mut all.squares, &line, |a| a * a);
                 }
