@@ -89,7 +89,16 @@ impl Network {
         };
         let spec = JobSpec::plain("no-op".into(), JobKind::Batch, "[]".into(), stage);
         self.run(Command::Submit(
-            Submission { owner, spec, quoted: vec![], budget: None, key: None, canaries: vec![] }.into(),
+            Submission {
+                owner,
+                spec,
+                quoted: vec![],
+                budget: None,
+                key: None,
+                canaries: vec![],
+                sealed: None,
+            }
+            .into(),
         ));
     }
 

@@ -147,6 +147,14 @@ pub mod code {
         RATED_BEFORE = "rated_before", 409, "The worker was rated before";
         /// The job did not end incomplete, so that nothing of it can go on.
         JOB_NOT_INCOMPLETE = "job_not_incomplete", 409, "The job did not end incomplete";
+        /// A record of a sealing key that is not this worker's, market's or time's.
+        SEALING_KEY_INVALID = "sealing_key_invalid", 422, "The sealing key is refused";
+        /// Fewer providers than wanted that a job can be sealed to.
+        PROVIDERS_TOO_FEW = "providers_too_few", 409, "Too few providers can take a sealed job";
+        /// A reservation that ended, was used or never was.
+        RESERVATION_ENDED = "reservation_ended", 409, "The reservation has ended";
+        /// What only its recipients and its client can read.
+        JOB_SEALED = "job_sealed", 409, "The job is sealed";
         /// One idempotency key for two different requests.
         IDEMPOTENCY_CONFLICT = "idempotency_conflict", 409, "The idempotency key was used for another request";
         /// One caller asks too much in too short a time.

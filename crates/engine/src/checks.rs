@@ -23,7 +23,9 @@ type Needs = (u64, u32, Vec<String>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct WaitingChecks {
     /// With where they are listed below, if workers other than the market's verifier may make them.
-    by_age: BTreeMap<CheckId, Option<(Needs, JobId)>>,
+    listed: BTreeMap<CheckId, Option<(Needs, JobId)>>,
+    /// Those that the market's verifier may make.
+    by_age: BTreeSet<CheckId>,
     segments: BTreeMap<Needs, BTreeSet<(JobId, CheckId)>>,
     /// Those that the market's verifier may make at once.
     verifier_at_once: BTreeSet<CheckId>,
@@ -38,6 +40,8 @@ pub(crate) enum VerifierTurn {
     First,
     /// At once, and nobody else.
     Only,
+    /// Never: it cannot read what is sealed to others.
+    Never,
 }
 
 impl WaitingChecks {
@@ -49,15 +53,19 @@ impl WaitingChecks {
         if let Some((needs, job)) = &listed {
             self.segments.entry(needs.clone()).or_default().insert((*job, check));
         }
-        if turn != VerifierTurn::Last {
+        if matches!(turn, VerifierTurn::First | VerifierTurn::Only) {
             self.verifier_at_once.insert(check);
         }
-        self.by_age.insert(check, listed);
+        if turn != VerifierTurn::Never {
+            self.by_age.insert(check);
+        }
+        self.listed.insert(check, listed);
     }
 
     pub fn remove(&mut self, check: CheckId) {
         self.verifier_at_once.remove(&check);
-        if let Some(Some((needs, job))) = self.by_age.remove(&check) {
+        self.by_age.remove(&check);
+        if let Some(Some((needs, job))) = self.listed.remove(&check) {
             let segment = self.segments.get_mut(&needs).expect("a listed check is in its segment");
             segment.remove(&(job, check));
             if segment.is_empty() {
@@ -67,16 +75,16 @@ impl WaitingChecks {
     }
 
     pub fn contains(&self, check: CheckId) -> bool {
-        self.by_age.contains_key(&check)
+        self.listed.contains_key(&check)
     }
 
     pub fn len(&self) -> usize {
-        self.by_age.len()
+        self.listed.len()
     }
 
-    /// The oldest first.
+    /// Those that the market's verifier may make, the oldest first.
     pub fn by_age(&self) -> impl Iterator<Item = CheckId> + '_ {
-        self.by_age.keys().copied()
+        self.by_age.iter().copied()
     }
 
     /// Those that the market's verifier may make at once.

@@ -1,11 +1,11 @@
 //! What can be asked of the market, and why it refuses.
 
 use protocol::{
-    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt, Signature,
-    WorkerOffer,
+    Amount, CheckId, DeviceFacts, Envelope, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
+    ReservationId, Signature, SignedSealingKey, WorkerOffer,
 };
 
-use crate::{Canary, Event, JobSpec, ParamError, Quote};
+use crate::{Canary, Event, JobSpec, ParamError, Quote, Shortage};
 
 /// A wish. Signatures were verified and blobs found by the shell; everything else is decided here.
 #[derive(Clone, Debug)]
@@ -160,6 +160,24 @@ pub enum Command {
         /// Names and new values.
         changes: Vec<(String, u64)>,
     },
+    /// A worker says what can be sealed to it. The shell verified the signature.
+    GiveSealingKey {
+        /// The worker.
+        worker: PublicKey,
+        /// As announced.
+        instance: String,
+        /// Its record.
+        signed: SignedSealingKey,
+    },
+    /// An account is about to seal a job and wants workers kept for it.
+    Reserve(Box<SealingRequest>),
+    /// They are not needed after all.
+    EndReservation {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Who asks.
+        by: PublicKey,
+    },
     /// Time passed: deadlines are due.
     AdvanceTime,
     /// The market was down and is back.
@@ -182,6 +200,34 @@ pub struct Submission {
     pub key: Option<(Hash, Hash)>,
     /// Units whose outputs the owner knows, ascending.
     pub canaries: Vec<Canary>,
+    /// Who can read it, where not everybody can.
+    pub sealed: Option<Sealing>,
+}
+
+/// Whom a job is sealed to.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    /// The workers' reservation.
+    pub reservation: ReservationId,
+    /// The job's content key, sealed to each of them.
+    pub envelopes: Vec<(PublicKey, Envelope)>,
+}
+
+/// The wish to seal a job.
+#[derive(Clone, Debug)]
+pub struct SealingRequest {
+    /// Who will submit it.
+    pub account: PublicKey,
+    /// The job, as far as it decides who can run it and what it costs; its inputs need not be there.
+    pub spec: JobSpec,
+    /// As in a submission.
+    pub quoted: Vec<u32>,
+    /// How many workers, each of another owner.
+    pub providers: u32,
+    /// Choose among these alone; among all when empty.
+    pub only: Vec<PublicKey>,
+    /// For how long they are kept, in milliseconds.
+    pub hold_ms: u64,
 }
 
 /// Why a worker gives a lease back.
@@ -214,6 +260,13 @@ pub enum Answer {
     Done,
     /// The job.
     Job(JobId),
+    /// Workers that are kept.
+    Reserved {
+        /// The reservation.
+        reservation: ReservationId,
+        /// What the job would hold in escrow.
+        escrow: Amount,
+    },
     /// The leases granted, perhaps none.
     Leases(Vec<LeaseId>),
     /// What a heartbeat brings back.
@@ -350,6 +403,24 @@ pub enum Rejection {
     /// Parameters that are not safe.
     #[error(transparent)]
     ParamInvalid(#[from] ParamError),
+    /// A record that is not this worker's, market's or time's.
+    #[error("the sealing key is refused: {0}")]
+    SealingKeyInvalid(&'static str),
+    /// Not enough workers that a job can be sealed to.
+    #[error(
+        "{} of {} providers can be reserved: {} workers of other owners fit, {} of them have no sealing key and {} are reserved \
+         for others; each must have another owner", .0.found, .0.wanted, .0.fitting, .0.keyless, .0.booked
+    )]
+    ProvidersTooFew(Shortage),
+    /// One account keeps so many groups of workers.
+    #[error("the account has {0} reservations already")]
+    BookingsTooMany(usize),
+    /// It ended, was used, or never was.
+    #[error("there is no {0}: it has ended, was used for a job, or never was")]
+    ReservationUnknown(ReservationId),
+    /// Somebody else's reservation.
+    #[error("{0} belongs to somebody else")]
+    ReservationForeign(ReservationId),
     /// No such check, or one that is not being compared.
     #[error("{0} is not waiting for an opinion")]
     CheckNotPending(CheckId),

@@ -7,10 +7,10 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, InputSplit, JobId, LeaseId, OutputCommitment, PackageId, PublicKey,
-    Receipt, Signature, UnitRun, WorkerOffer, manifest::JobKind,
+    Receipt, ReservationId, Signature, SignedSealingKey, UnitRun, WorkerOffer, manifest::JobKind,
 };
 
-use crate::Params;
+use crate::{Params, Recipient, SealedTo};
 
 /// Most units of a job whose outputs its owner says to know.
 pub const CANARIES_MAX: usize = 1_000;
@@ -348,6 +348,36 @@ pub enum Event {
         /// The checks.
         looks: Vec<LookPlan>,
     },
+    /// A worker said what can be sealed to it; until it announces itself anew.
+    SealingKeyGiven {
+        /// Its record, with its signature.
+        signed: SignedSealingKey,
+    },
+    /// Workers are kept for a sealed job that is about to be submitted.
+    ProvidersReserved {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Whose.
+        account: PublicKey,
+        /// The workers, each of another owner.
+        recipients: Vec<Recipient>,
+        /// Until when.
+        until_ms: u64,
+    },
+    /// They are kept no longer: nobody submitted a job for them.
+    ReservationEnded {
+        /// The reservation.
+        reservation: ReservationId,
+    },
+    /// A job that was submitted in the same group can be read by these workers alone, who were reserved for it.
+    JobSealed {
+        /// The job.
+        job: JobId,
+        /// The reservation, which ends.
+        reservation: ReservationId,
+        /// Who can read it, and how.
+        recipients: Vec<SealedTo>,
+    },
 }
 
 impl Event {
@@ -366,6 +396,8 @@ impl Event {
             | Self::Bonded { .. }
             | Self::ParamsSet { .. }
             | Self::WorkerLeft { .. }
+            | Self::SealingKeyGiven { .. }
+            | Self::ReservationEnded { .. }
             | Self::WorkerDraining { .. } => true,
             Self::ChecksDrawn { checks, .. } => !checks.is_empty(),
             _ => false,

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, ReservationId, UnitRun};
 
 use crate::{
-    AcceptedRun, Account, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event, Failure,
-    Job, JobEnd, JobMoney, JobState, Lease, LeaveCause, LookPlan, Package, PackageState, ParkedRun, Place,
-    Priority, Promise, Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State,
+    AcceptedRun, Account, Booking, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event,
+    Failure, Job, JobEnd, JobMoney, JobState, Lease, LeaveCause, LookPlan, Package, PackageState, ParkedRun,
+    Place, Priority, Promise, Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State,
     VerificationCounts, WaitingRun, Work, Worker,
     ranges::Ranges,
     reputation::ask_max,
@@ -98,6 +98,7 @@ impl State {
                     ended_at_ms: None,
                     last_failure: None,
                     canaries: Default::default(),
+                    sealed: None,
                 };
                 self.jobs.insert(*job, new);
                 let each =
@@ -135,6 +136,7 @@ impl State {
                     rejected: 0,
                     promise: None,
                     speed: Speed::default(),
+                    sealing: None,
                     committed_at_ms: 0,
                     counted: None,
                     recent: Default::default(),
@@ -146,6 +148,8 @@ impl State {
                 entry.version.clone_from(version);
                 entry.offer.clone_from(offer);
                 (entry.draining, entry.gone) = (false, None);
+                // Another process may have the key now; it says so if it opens what was sealed.
+                entry.sealing = None;
                 entry.speed.claim(offer.claimed_mflops, &self.params);
                 if entry.verifier {
                     self.providers.remove(worker);
@@ -380,6 +384,27 @@ impl State {
                     self.offered.remove(&(*worker, *lease));
                     self.renew(*lease, at_ms + self.params.lease_ms);
                 }
+            }
+            Event::SealingKeyGiven { signed } => {
+                self.worker(signed.record.worker).sealing = Some(*signed);
+                self.hear(signed.record.worker, at_ms);
+            }
+            Event::ProvidersReserved { reservation, account, recipients, until_ms } => {
+                self.next.reservation = reservation.0;
+                let (account, until_ms) = (*account, *until_ms);
+                for recipient in recipients {
+                    let other = self.booked.insert(recipient.worker, *reservation);
+                    assert!(other.is_none(), "{CORRUPT}");
+                }
+                self.booking_ends.insert((until_ms, *reservation));
+                let booking = Booking { account, recipients: recipients.clone(), until_ms };
+                self.bookings.insert(*reservation, booking);
+            }
+            Event::ReservationEnded { reservation } => self.end_booking(*reservation),
+            Event::JobSealed { job, reservation, recipients } => {
+                self.end_booking(*reservation);
+                let recipients = recipients.iter().map(|to| (to.worker, *to)).collect();
+                self.job(*job).sealed = Some(recipients);
             }
             Event::Bonded { account, amount } => {
                 let account = self.account(*account);
@@ -1100,6 +1125,15 @@ impl State {
             self.checks.insert(plan.check, check);
             self.list_check(plan.check);
         }
+    }
+
+    /// Lets the workers of a booking go.
+    fn end_booking(&mut self, id: ReservationId) {
+        let booking = self.bookings.remove(&id).expect(CORRUPT);
+        for recipient in &booking.recipients {
+            self.booked.remove(&recipient.worker);
+        }
+        self.booking_ends.remove(&(booking.until_ms, id));
     }
 
     /// Moves one payment from a job's escrow to a worker's owner, the treasury and the void.

@@ -65,7 +65,10 @@ impl State {
             && now_ms < made.made_ms + RESERVATION_MS_MAX
             && self.gangs.contains(&(made.job, made.stage))
             && made.members.len() as u64 == self.gang_size(made.job, made.stage)
-            && made.members.iter().all(|member| self.workers[member].provides())
+            && made
+                .members
+                .iter()
+                .all(|member| self.workers[member].provides() && !self.booked.contains_key(member))
         {
             let idle = made.members.iter().all(|member| self.workers[member].leases.is_empty());
             let start_ms = if idle { now_ms } else { made.start_ms.max(now_ms + 1) };
@@ -88,7 +91,7 @@ impl State {
             .providers
             .iter()
             .map(|key| (*key, &self.workers[key]))
-            .filter(|(_, worker)| self.suits(worker, stage).is_ok())
+            .filter(|(key, worker)| !self.booked.contains_key(key) && self.suits(worker, stage).is_ok())
             .map(|(key, worker)| (self.free_at_ms(worker, now_ms), key))
             .collect();
         if free.len() < needed {

@@ -12,7 +12,7 @@ use crate::{CheckKind, CheckState, JobReason, PackageState, Priority, State, Wor
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I9`.
+    /// `I1` to `I10`.
     pub id: &'static str,
     /// What is wrong.
     pub what: String,
@@ -35,6 +35,7 @@ impl fmt::Display for Violation {
 /// - I7: every unfinished job and every worker has a reason.
 /// - I8: the indices agree with what they index.
 /// - I9: no unit is in a worker's hands before the results that it reads are accepted, and none that could run is blocked.
+/// - I10: a sealed job is in the hands of its recipients alone.
 pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut expect = |holds: bool, id: &'static str, what: &dyn Fn() -> String| {
@@ -268,6 +269,20 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             format!("{id} sets {} aside for {needed}", job.checks_held)
         });
     }
+    for (id, lease) in &state.leases {
+        let sealed = state.jobs[&lease.job].sealed.as_ref();
+        let reads = sealed.is_none_or(|sealed| sealed.contains_key(&lease.worker));
+        expect(reads, "I10", &|| format!("{id} is with {}, who cannot read {}", lease.worker, lease.job));
+    }
+    let booked: BTreeMap<_, _> = state
+        .bookings
+        .iter()
+        .flat_map(|(id, booking)| booking.recipients.iter().map(|recipient| (recipient.worker, *id)))
+        .collect();
+    let ends: BTreeSet<_> = state.bookings.iter().map(|(id, booking)| (booking.until_ms, *id)).collect();
+    expect(booked == state.booked && ends == state.booking_ends, "I8", &|| {
+        format!("{:?} are booked, {ends:?} end", booked.keys())
+    });
     for (key, worker) in &state.workers {
         expect(state.worker_reason(*key, now_ms).is_some(), "I7", &|| format!("{key} has no reason"));
         let heard = state.heard.contains(&(worker.seen_at_ms, *key));

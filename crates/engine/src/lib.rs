@@ -35,6 +35,7 @@ mod reason;
 mod reputation;
 mod rewards;
 mod score;
+mod sealed;
 mod speed;
 mod stages;
 mod stake;
@@ -42,7 +43,9 @@ mod state;
 mod supply;
 pub mod v1;
 
-pub use command::{Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Submission};
+pub use command::{
+    Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Sealing, SealingRequest, Submission,
+};
 pub use decide::decide;
 pub use event::{
     CANARIES_MAX, Canary, CheckKind, CheckPlan, EndCause, Event, Failure, Gather, Iterate, JobEnd, JobSpec,
@@ -60,6 +63,7 @@ pub use reason::{Blockage, JobReason, Misfit, WorkerReason, fits};
 pub use reputation::{NRS_MAX_MILLI, Provider, Reputation};
 pub use rewards::{divide, emission};
 pub use score::{AHEAD_MAX, ScoreTerms, Standing, stake_ppm};
+pub use sealed::{BOOKING_MS_MAX, Booking, RECIPIENTS_MAX, Recipient, SealedTo, Shortage};
 pub use speed::{Calibration, Speed, package_us};
 pub use stages::Window;
 pub use stake::multiplier_ppm;

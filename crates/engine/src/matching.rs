@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    Check, CheckKind, Failure, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work,
+    Check, CheckKind, Failure, Job, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work,
     Worker,
     checks::VerifierTurn,
     queue::Segment,
@@ -72,7 +72,8 @@ impl State {
             let work = Work::Check { check: id };
             return Some(Grant { work, generation: check.failures + 1, units, time_ms_max });
         }
-        if worker.verifier {
+        // Kept for a sealed job to come, it takes nothing that it would have to finish first.
+        if worker.verifier || self.booked.contains_key(&key) {
             return None;
         }
         let promised = worker.promise.filter(|promise| now_ms < promise.until_ms).map(|promise| promise.job);
@@ -127,11 +128,14 @@ impl State {
         let job = &self.jobs[&id];
         let (stage, queue) = (&job.spec.stages[number as usize], &job.queues[number as usize]);
         self.suits(worker, stage).ok()?;
+        if !self.may_read(key, worker, job) {
+            return None;
+        }
         if stage.devices > 1 || self.holds_enough(worker, id, queue) || !self.has_memory(worker, (id, number))
         {
             return None;
         }
-        let run = queue.waiting.iter().find(|run| self.may_run(key, stage, run))?;
+        let run = queue.waiting.iter().find(|run| self.may_run(key, job, stage, run))?;
         let mut count = self.package_units(worker, stage, queue, run);
         if let Some(us) = backfill_us {
             let fit = us / self.unit_us_estimate(id, run.first);
@@ -259,9 +263,12 @@ impl State {
     }
 
     /// Whether a worker may take these units: it has not failed them, or nobody else is there who has not.
-    pub(crate) fn may_run(&self, key: PublicKey, stage: &Stage, run: &WaitingRun) -> bool {
+    pub(crate) fn may_run(&self, key: PublicKey, job: &Job, stage: &Stage, run: &WaitingRun) -> bool {
         if !run.avoid.contains(&key) {
             return true;
+        }
+        if job.sealed.is_some() {
+            return !self.others_read(job, stage, &run.avoid);
         }
         let rate = Amount(self.params.rate(stage));
         let avoided = run.avoid.iter().filter(|other| {
@@ -285,6 +292,9 @@ impl State {
             }
             PackageState::Committed { owner, checks, .. } => (*owner, checks, true),
         };
+        if !self.may_read(key, worker, job) {
+            return false;
+        }
         let (turn, waited) =
             (self.verifier_turn(check), now_ms >= check.since_ms + self.params.verifier_wait_ms);
         if worker.verifier {
@@ -294,7 +304,9 @@ impl State {
         if turn == VerifierTurn::First && !waited {
             return false;
         }
-        if check.verifier_only || worker.owner == job.owner || check.avoid.contains(&key) {
+        // Few can read a sealed job: one of them makes what the job cannot pay, and whoever failed may try again.
+        let passed_over = check.verifier_only || check.avoid.contains(&key);
+        if worker.owner == job.owner || passed_over && job.sealed.is_none() {
             return false;
         }
         owner != worker.owner
@@ -305,7 +317,9 @@ impl State {
     /// first, so that an owner and a friend of theirs cannot outvote a worker.
     pub(crate) fn verifier_turn(&self, check: &Check) -> VerifierTurn {
         let of_canary = |tie: CheckId| self.checks.get(&tie).is_some_and(|tie| tie.kind == CheckKind::Canary);
-        if check.verifier_only {
+        if self.jobs[&check.job].sealed.is_some() {
+            VerifierTurn::Never
+        } else if check.verifier_only {
             VerifierTurn::Only
         } else if check.tie_of.is_some_and(of_canary) {
             VerifierTurn::First

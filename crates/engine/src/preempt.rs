@@ -38,8 +38,11 @@ impl State {
         let entry = &self.jobs[&job];
         let (stage, queue) = (&entry.spec.stages[number as usize], &entry.queues[number as usize]);
         let suits = |key: PublicKey| {
-            self.suits(&self.workers[&key], stage).is_ok()
-                && queue.waiting.iter().any(|run| self.may_run(key, stage, run))
+            let worker = &self.workers[&key];
+            self.suits(worker, stage).is_ok()
+                && self.may_read(key, worker, entry)
+                && !self.booked.contains_key(&key)
+                && queue.waiting.iter().any(|run| self.may_run(key, entry, stage, run))
         };
         let all = |class| self.classes.range((class, LeaseId(0))..=(class, LeaseId(u64::MAX)));
         let lower = [Priority::Low, Priority::Normal, Priority::High].into_iter();

@@ -1,7 +1,7 @@
 //! Why jobs wait and workers idle: values with the numbers that matter, computed from the state when somebody asks, so that
 //! they are never out of date. The shell renders them to words.
 
-use protocol::{Amount, DeviceFacts, JobId, PublicKey};
+use protocol::{Amount, DeviceFacts, JobId, PublicKey, ReservationId};
 
 use crate::{CheckState, Job, JobState, LeaveCause, Requirements, Shortfall, State, Worker};
 
@@ -148,6 +148,15 @@ pub enum JobReason {
         /// Workers online.
         online: u64,
     },
+    /// It is sealed, and of the workers that can read it none is there to go on.
+    RecipientsAway {
+        /// Workers that can read it.
+        recipients: u64,
+        /// Those of them that are online.
+        online: u64,
+        /// Units that wait for a check.
+        checking: u64,
+    },
     /// All units are committed and being checked.
     Checking {
         /// Units that wait for their check's result.
@@ -217,6 +226,18 @@ pub enum WorkerReason {
         /// Checks that wait.
         checks: u64,
     },
+    /// What waits is sealed to others.
+    OnlySealed {
+        /// Jobs that wait.
+        jobs: u64,
+    },
+    /// It is kept for a sealed job to come.
+    Booked {
+        /// The reservation.
+        reservation: ReservationId,
+        /// Until when at most.
+        until_ms: u64,
+    },
     /// All that waits is held back by its owners.
     OnlyPaused {
         /// Jobs.
@@ -267,7 +288,8 @@ impl State {
     }
 
     fn unfinished_reason(&self, id: JobId, job: &Job, now_ms: u64) -> JobReason {
-        let online: Vec<_> = self.providers.iter().map(|key| (*key, &self.workers[key])).collect();
+        let readers = self.providers.iter().map(|key| (*key, &self.workers[key]));
+        let online: Vec<_> = readers.filter(|(key, worker)| self.may_read(*key, worker, job)).collect();
         let count = online.len() as u64;
         let (leased, checking) = (job.leased_units, job.checking_units);
         if job.overdue {
@@ -282,6 +304,11 @@ impl State {
         }
         if job.waiting_units() == 0 {
             return self.checking_reason(job, count);
+        }
+        if online.is_empty()
+            && let Some((recipients, online)) = self.recipients(job)
+        {
+            return JobReason::RecipientsAway { recipients, online, checking };
         }
         if online.is_empty() {
             return JobReason::NoWorkers;
@@ -302,12 +329,14 @@ impl State {
             waiting().any(|(stage, queue)| {
                 stage.devices == 1
                     && self.suits(worker, stage).is_ok()
-                    && queue.waiting.iter().any(|run| self.may_run(*key, stage, run))
+                    && queue.waiting.iter().any(|run| self.may_run(*key, job, stage, run))
             })
         });
         // A device that is kept for others may be idle and get nothing.
         let gets = |key, worker: &Worker| {
-            worker.leases.is_empty() && (self.gangs.is_empty() || self.would_get_work(key, now_ms))
+            worker.leases.is_empty()
+                && !self.booked.contains_key(&key)
+                && (self.gangs.is_empty() || self.would_get_work(key, now_ms))
         };
         match fitting.iter().filter(|(key, worker)| gets(*key, worker)).count() as u64 {
             0 => {
@@ -369,6 +398,9 @@ impl State {
                         .any(|(key, w)| w.online() && self.may_check(*key, w, check, u64::MAX))
             })
         });
+        if let (true, Some((recipients, online))) = (stuck, self.recipients(job)) {
+            return JobReason::RecipientsAway { recipients, online, checking };
+        }
         if stuck { JobReason::NoChecker { checking, online } } else { JobReason::Checking { checking } }
     }
 
@@ -397,13 +429,18 @@ impl State {
         if worker.verifier {
             return Some(WorkerReason::VerifierStandby { checks });
         }
-        let (mut lacks, mut failed) = (None, false);
+        if let Some(reservation) = self.booked.get(&key).copied() {
+            let until_ms = self.bookings[&reservation].until_ms;
+            return Some(WorkerReason::Booked { reservation, until_ms });
+        }
+        let (mut lacks, mut failed, mut sealed) = (None, false, 0);
         for (id, number) in self.queue.iter() {
             let job = &self.jobs[id];
             let (stage, queue) = (&job.spec.stages[*number as usize], &job.queues[*number as usize]);
             match self.suits(worker, stage) {
                 Err(misfit) => lacks = lacks.or(Some(misfit)),
-                Ok(()) => failed |= !queue.waiting.iter().any(|run| self.may_run(key, stage, run)),
+                Ok(()) if !self.may_read(key, worker, job) => sealed += 1,
+                Ok(()) => failed |= !queue.waiting.iter().any(|run| self.may_run(key, job, stage, run)),
             }
         }
         let jobs = self.queue.len() as u64;
@@ -412,6 +449,9 @@ impl State {
         }
         if let Some(lacks) = lacks {
             return Some(WorkerReason::NoJobFits { jobs, lacks });
+        }
+        if sealed > 0 {
+            return Some(WorkerReason::OnlySealed { jobs: sealed });
         }
         if checks > 0 {
             return Some(WorkerReason::OnlyOwnChecks { checks });

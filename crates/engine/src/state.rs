@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
-    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun,
-    WorkerOffer,
+    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey,
+    ReservationId, SignedSealingKey, UnitRun, WorkerOffer,
 };
 
 use crate::{
-    Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, Params, Priority, Promise,
-    Provider, Reservation, Shortfall, Speed, Standing, Work,
+    Booking, Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, Params, Priority,
+    Promise, Provider, Reservation, SealedTo, Shortfall, Speed, Standing, Work,
     checks::WaitingChecks,
     price::{Demand, Forecasts},
     queue::Queue,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 7;
+pub const SNAPSHOT_VERSION: u32 = 8;
 
 /// The state of one market.
 ///
@@ -56,6 +56,8 @@ pub struct State {
     pub(crate) epoch: Epoch,
     pub(crate) demand: Demand,
     pub(crate) forecasts: Forecasts,
+    /// Workers that are kept for sealed jobs to come.
+    pub(crate) bookings: BTreeMap<ReservationId, Booking>,
     // Indices.
     /// Stages of jobs that have waiting units.
     pub(crate) queue: Queue,
@@ -84,6 +86,10 @@ pub struct State {
     pub(crate) providers: BTreeSet<PublicKey>,
     /// Those of them that hold no lease.
     pub(crate) idle: BTreeSet<PublicKey>,
+    /// Workers of bookings.
+    pub(crate) booked: BTreeMap<PublicKey, ReservationId>,
+    /// When bookings end.
+    pub(crate) booking_ends: BTreeSet<(u64, ReservationId)>,
 }
 
 /// All money there is. `deposited + emitted = Σ (available + bonded + unbonding) + held + treasury + burned`.
@@ -239,6 +245,8 @@ pub struct Job {
     pub last_failure: Option<String>,
     /// Outputs that its owner knows, by their unit.
     pub canaries: BTreeMap<u64, Vec<KnownOutput>>,
+    /// Who can read its inputs, where not everybody can.
+    pub sealed: Option<BTreeMap<PublicKey, SealedTo>>,
 }
 
 /// What waits of one stage, and how long its units take.
@@ -452,6 +460,8 @@ pub struct Worker {
     pub promise: Option<Promise>,
     /// How fast it is.
     pub speed: Speed,
+    /// What can be sealed to it.
+    pub sealing: Option<SignedSealingKey>,
     /// When it last committed to something.
     pub(crate) committed_at_ms: u64,
     /// The owner in whose record it counts as overstating.
@@ -668,6 +678,7 @@ pub(crate) struct Counters {
     pub package: u64,
     pub check: u64,
     pub lease: u64,
+    pub reservation: u64,
 }
 
 /// Two blobs whose contents the shell must compare by the job's tolerance.
@@ -808,7 +819,11 @@ impl State {
             .min()
             .filter(|_| !self.classes.is_empty());
         let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
-        [lease, job, silence, verifier, preempt, unbonded, self.epoch_ends_ms()].into_iter().flatten().min()
+        let booking = self.booking_ends.first().map(|(at, _)| *at);
+        [lease, job, silence, verifier, preempt, unbonded, booking, self.epoch_ends_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {

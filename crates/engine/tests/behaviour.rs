@@ -224,6 +224,7 @@ fn money_that_is_not_there_is_not_spent() {
             budget,
             key: None,
             canaries: vec![],
+            sealed: None,
         };
         Command::Submit(submission.into())
     };
@@ -250,6 +251,7 @@ fn a_repeated_key_gives_the_first_answer() {
                 budget: None,
                 key,
                 canaries: vec![],
+                sealed: None,
             }
             .into(),
         )
@@ -435,8 +437,15 @@ fn a_package_is_never_larger_than_its_receipt_may_be() {
     for (package_units, taken) in [(0, false), (1, true), (4_096, true), (4_097, false), (u32::MAX, false)] {
         let mut spec = spec(9_999, AUDIT);
         (spec.stages[0].package_units, spec.stages[0].unit_price) = (Some(package_units), Amount(0));
-        let submission =
-            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
+        let submission = Submission {
+            owner: CLIENT,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries: vec![],
+            sealed: None,
+        };
         assert_eq!(world.run(Command::Submit(submission.into())).is_ok(), taken, "{package_units}");
     }
 }

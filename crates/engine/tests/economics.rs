@@ -27,7 +27,15 @@ fn offer(claimed_gflops: u64, ask: u64) -> WorkerOffer {
 }
 
 fn submit_quoted(world: &mut World, spec: JobSpec, budget: Option<Amount>) -> Result<JobId, Rejection> {
-    let submission = Submission { owner: CLIENT, spec, quoted: vec![0], budget, key: None, canaries: vec![] };
+    let submission = Submission {
+        owner: CLIENT,
+        spec,
+        quoted: vec![0],
+        budget,
+        key: None,
+        canaries: vec![],
+        sealed: None,
+    };
     world.run(Command::Submit(submission.into())).map(|decision| match decision.answer {
         plexus_engine::Answer::Job(job) => job,
         other => panic!("{other:?}"),
@@ -223,8 +231,15 @@ fn a_royalty_is_paid_for_first_execution_alone() {
     assert_eq!(world.state.accounts()[&key(77)].earned, Amount(100), "a tenth of 1 001, once");
     assert_eq!(world.state.jobs()[&job].money.royalties, Amount(100));
     spec.royalty = Some(Royalty { account: key(77), bps: 3_001 });
-    let submission =
-        Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
+    let submission = Submission {
+        owner: CLIENT,
+        spec,
+        quoted: vec![],
+        budget: None,
+        key: None,
+        canaries: vec![],
+        sealed: None,
+    };
     assert!(matches!(world.run(Command::Submit(submission.into())), Err(Rejection::SpecInvalid(_))));
 }
 
@@ -318,7 +333,7 @@ proptest! {
         let mut poor = second(1);
         poor.priority = Priority::Low;
         poor.deadline_ms = deadline.map(|hours| world.now_ms + hours * HOUR_MS);
-        let submission = Submission { owner: key(9), spec: poor, quoted: vec![], budget: None, key: None, canaries: vec![] };
+        let submission = Submission { owner: key(9), spec: poor, quoted: vec![], budget: None, key: None, canaries: vec![], sealed: None };
         world.run(Command::Submit(submission.into())).expect("accepted");
         let job = JobId(1);
         // Whoever comes after (1 + 0.3) / 0.3 of `urgency_wait_ms` comes behind it. Of those before, two come and two are

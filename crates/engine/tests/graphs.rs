@@ -287,8 +287,15 @@ fn a_graph_that_makes_no_sense_is_refused() {
     let mut world = world(&[]);
     let mut check = |stages: Vec<Stage>, iterate: Option<Iterate>, expected: &str| {
         let spec = graph(stages, iterate);
-        let submission =
-            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
+        let submission = Submission {
+            owner: CLIENT,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries: vec![],
+            sealed: None,
+        };
         match world.run(Command::Submit(submission.into())) {
             Err(Rejection::SpecInvalid(why)) => assert!(why.contains(expected), "{why:?} lacks {expected:?}"),
             other => panic!("{other:?}"),

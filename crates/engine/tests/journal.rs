@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use plexus_engine::{
     Canary, Command, Event, Iterate, JobSpec, KnownOutput, Params, Policy, Priority, Release,
-    SNAPSHOT_VERSION, State, Submission, Until, v1, violations,
+    SNAPSHOT_VERSION, SealingRequest, State, Submission, Until, v1, violations,
 };
 use protocol::{Amount, Hash, JobId, WorkerOffer};
 use rules::{AUDIT, CLIENT, MARKET, World, graph, key, output, previous, reading, spec};
@@ -107,6 +107,7 @@ fn history() -> World {
     world.finish(&[key(3), key(4)]);
     economics(&mut world);
     canaries(&mut world);
+    sealed(&mut world);
     world
 }
 
@@ -118,10 +119,32 @@ fn canaries(world: &mut World) {
         Canary { unit, outputs: vec![KnownOutput { blob: known.blob, length: known.length }] }
     };
     let (spec, canaries) = (spec(2, AUDIT), vec![known(0, 0), known(1, 1)]);
-    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
+    let submission =
+        Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries, sealed: None };
     world.run(Command::Submit(submission.into())).expect("accepted");
     world.announce(MARKET);
     world.finish(&[key(3), key(4), MARKET]);
+}
+
+/// A reservation that nobody uses, and a sealed job.
+fn sealed(world: &mut World) {
+    for worker in [1, 3, 4] {
+        world.announce(key(worker));
+        world.give_sealing_key(key(worker));
+    }
+    let request = SealingRequest {
+        account: CLIENT,
+        spec: spec(1, AUDIT),
+        quoted: vec![],
+        providers: 3,
+        only: vec![key(1), key(3), key(4)],
+        hold_ms: 5_000,
+    };
+    world.reserve(request.clone()).expect("three owners");
+    world.advance(5_000);
+    let reservation = world.reserve(request).expect("free again");
+    world.seal(reservation, spec(1, AUDIT), &[1, 3, 4]).expect("sealed");
+    world.finish(&[key(3), key(4), key(1)]);
 }
 
 /// Stake and its way back, a rating, a refuted claim, an epoch and a change of parameters.
@@ -205,7 +228,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(founding || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 39, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 43, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

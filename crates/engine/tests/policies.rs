@@ -18,7 +18,8 @@ fn canary(unit: u64, lie: u8) -> Canary {
 fn submit(world: &mut World, units: u64, canaries: Vec<Canary>) -> Result<JobId, Rejection> {
     let mut spec = spec(units, AUDIT);
     spec.stages[0].package_units = Some(units as u32);
-    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
+    let submission =
+        Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries, sealed: None };
     match world.run(Command::Submit(submission.into()))?.answer {
         Answer::Job(job) => Ok(job),
         other => panic!("{other:?}"),
@@ -104,6 +105,7 @@ fn the_market_looks_into_a_missed_canary_before_anybody_else_may() {
         budget: None,
         key: None,
         canaries: vec![canary(0, 7)],
+        sealed: None,
     };
     world.run(Command::Submit(submission.into())).expect("accepted");
     let lease = world.lease(key(1), 1)[0];
@@ -161,6 +163,7 @@ fn a_known_output_that_may_differ_a_little_is_compared_by_the_shell() {
         budget: None,
         key: None,
         canaries: vec![canary(0, 7)],
+        sealed: None,
     };
     world.run(Command::Submit(submission.into())).expect("accepted");
     let lease = world.lease(key(1), 1)[0];
@@ -197,8 +200,15 @@ fn canaries_that_make_no_sense_are_refused() {
             canary
         });
         let canaries = canaries.collect();
-        let submission =
-            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
+        let submission = Submission {
+            owner: CLIENT,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries,
+            sealed: None,
+        };
         let refused = world.run(Command::Submit(submission.into())).expect_err(why);
         assert!(refused.to_string().contains(why), "{refused} does not say {why:?}");
     }

@@ -209,7 +209,7 @@ proptest! {
                         Canary { unit, outputs: vec![KnownOutput { blob: known.blob, length: known.length }] }
                     });
                     let canaries = canary.map(known).into_iter().flatten().collect();
-                    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries };
+                    let submission = Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries, sealed: None };
                     let _ = world.run(Command::Submit(submission.into()));
                 }
                 Step::Lease { worker, packages } => {

@@ -924,6 +924,9 @@ fn kind(command: &Command) -> &'static str {
         Command::Unbond { .. } => "unbond",
         Command::Rate { .. } => "rate",
         Command::SetParams { .. } => "set_params",
+        Command::GiveSealingKey { .. } => "sealing_key",
+        Command::Reserve(_) => "reserve",
+        Command::EndReservation { .. } => "end_reservation",
         Command::AdvanceTime => "advance_time",
         Command::Resume => "resume",
     }
@@ -1063,6 +1066,7 @@ mod tests {
             budget: None,
             key: None,
             canaries: vec![],
+            sealed: None,
         };
         Command::Submit(Box::new(submission))
     }

@@ -168,6 +168,22 @@ fn rejection_code(rejection: &Rejection) -> (&'static str, &'static str) {
             (code::REQUEST_INVALID, "rate the workers that the job shows, with 1 to 5 stars")
         }
         Rejection::RatedBefore { .. } => (code::RATED_BEFORE, "a worker is rated once a job"),
+        Rejection::SealingKeyInvalid(_) => {
+            (code::SEALING_KEY_INVALID, "sign a record for this market, with a later end")
+        }
+        Rejection::ProvidersTooFew(_) => (
+            code::PROVIDERS_TOO_FEW,
+            "ask for fewer providers, or again when more are there; `plexus worker` gives a sealing key by itself",
+        ),
+        Rejection::BookingsTooMany(_) => {
+            (code::QUOTA_EXCEEDED, "submit the jobs that the reservations are for, or end them")
+        }
+        Rejection::ReservationUnknown(_) => {
+            (code::RESERVATION_ENDED, "reserve providers again with POST /v1/reservations")
+        }
+        Rejection::ReservationForeign(_) => {
+            (code::FORBIDDEN, "log in with the wallet that made the reservation")
+        }
         Rejection::NotTheMarket => (code::FORBIDDEN, "log in with the market's key"),
         Rejection::CheckNotPending(_) => (code::REQUEST_INVALID, "the check was decided meanwhile"),
     }

@@ -314,6 +314,16 @@ impl Projection {
             Event::ClaimRefuted { worker, .. } => {
                 changes.workers.insert(*worker);
             }
+            Event::SealingKeyGiven { signed } => {
+                changes.workers.insert(signed.record.worker);
+            }
+            Event::ProvidersReserved { recipients, .. } => {
+                changes.workers.extend(recipients.iter().map(|recipient| recipient.worker));
+            }
+            Event::JobSealed { job, .. } => {
+                changes.jobs.insert(*job);
+            }
+            Event::ReservationEnded { .. } => {}
             Event::Bonded { .. }
             | Event::Unbonding { .. }
             | Event::Unbonded { .. }

@@ -213,6 +213,26 @@ pub fn job_reason(why: &JobReason, now_ms: u64) -> Option<Reason> {
             ),
             [("checking", checking.to_string()), ("online", online.to_string())],
         ),
+        JobReason::RecipientsAway { recipients, online, checking } => reason(
+            "recipients_away",
+            match checking {
+                0 => format!(
+                    "it is sealed to {}, and none of them is online; it waits until one is back, or until its owner cancels it",
+                    count(*recipients, "worker")
+                ),
+                _ => format!(
+                    "{} wait for a check by another one of the {} that it is sealed to, of which {online} are online; it waits until \
+                     one is back, or until its owner cancels it",
+                    count(*checking, "unit"),
+                    count(*recipients, "worker")
+                ),
+            },
+            [
+                ("recipients", recipients.to_string()),
+                ("online", online.to_string()),
+                ("checking", checking.to_string()),
+            ],
+        ),
         JobReason::Checking { checking } => reason(
             "checking",
             format!("all units are computed; {} are being checked", count(*checking, "unit")),
@@ -277,6 +297,19 @@ pub fn worker_reason(why: &WorkerReason, now_ms: u64) -> Reason {
             "only checks of its owner's own work wait, which somebody else must make".into(),
             [("checks", checks.to_string())],
         ),
+        WorkerReason::OnlySealed { jobs } => reason(
+            "only_sealed",
+            format!("{} wait, sealed to others", count(*jobs, "job")),
+            [("jobs", jobs.to_string())],
+        ),
+        WorkerReason::Booked { reservation, until_ms } => {
+            let left_s = until_ms.saturating_sub(now_ms).div_ceil(1_000);
+            reason(
+                "booked",
+                format!("is kept for a job that somebody seals to it, for {left_s} s at most"),
+                [("reservation", reservation.to_string()), ("left_s", left_s.to_string())],
+            )
+        }
         WorkerReason::OnlyPaused { jobs } => reason(
             "only_paused",
             format!("{} held back by their owners", were(*jobs, "job")),

@@ -1289,7 +1289,8 @@ impl World<'_> {
         let quoted = if priced { vec![] } else { vec![0] };
         let jobs_before = self.market.state.jobs().len();
         let quote = self.market.state.quote(&spec, &quoted, self.market.now_ms(self.at_us));
-        let submission = Submission { owner, spec, quoted, budget: None, key, canaries: vec![] };
+        let submission =
+            Submission { owner, spec, quoted, budget: None, key, canaries: vec![], sealed: None };
         if let Ok(Answer::Job(job)) = self.decide(Command::Submit(submission.into())) {
             let (new, agreed) = (self.market.state.jobs().len() > jobs_before, quote.stages[0].unit_price);
             let entry = &self.market.state.jobs()[&job];

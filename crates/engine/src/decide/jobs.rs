@@ -54,7 +54,7 @@ fn parked_why(job: &Job) -> String {
 
 impl Deciding<'_> {
     pub(super) fn submit(&mut self, submission: Submission) -> Result<Answer, Rejection> {
-        let Submission { owner, mut spec, quoted, budget, key, canaries } = submission;
+        let Submission { owner, mut spec, quoted, budget, key, canaries, sealed } = submission;
         if let Some((key, request)) = key
             && let Some(first) = self.state.idempotency.get(&key)
         {
@@ -124,11 +124,15 @@ impl Deciding<'_> {
         if let Some(flaw) = spec.canary_flaw(&canaries) {
             return Err(Rejection::SpecInvalid(flaw));
         }
+        if let Some(sealing) = &sealed {
+            self.check_sealing(&spec, owner, sealing)?;
+        }
         let quote = self.state.quote(&spec, &quoted, self.now_ms);
         for stage in &quoted {
             spec.stages[*stage as usize].unit_price = quote.stages[*stage as usize].unit_price;
         }
-        let escrow = quote.escrow;
+        let third = if sealed.is_some() { spec.third_opinions(spec.units()) } else { Some(Amount::ZERO) };
+        let escrow = quote.escrow.zip(third).and_then(|(escrow, third)| escrow.checked_add(third));
         let Some(escrow) = escrow else { return Err(Rejection::AmountTooLarge) };
         if let Some(budget) = budget
             && escrow > budget
@@ -144,6 +148,9 @@ impl Deciding<'_> {
         self.emit(Event::JobSubmitted { job, owner, spec, escrow, expected_ms, key });
         if !canaries.is_empty() {
             self.emit(Event::CanariesSet { job, canaries });
+        }
+        if let Some(sealing) = sealed {
+            self.seal_job(job, sealing);
         }
         Ok(Answer::Job(job))
     }
@@ -216,7 +223,9 @@ impl Deciding<'_> {
                 stage.unit_price.0 * job.missing_units(number) * (1 + stage.policy.checks_per_unit())
             })
             .sum();
-        let (needed, owner) = (Amount(escrow), job.owner);
+        let missing = (0..job.queues.len() as u32).map(|number| job.missing_units(number)).sum();
+        let third = job.sealed.as_ref().and_then(|_| job.spec.third_opinions(missing)).unwrap_or_default();
+        let (needed, owner) = (Amount(escrow + third.0), job.owner);
         let available = self.state.accounts.get(&owner).copied().unwrap_or_default().available;
         if needed > available {
             return Err(Rejection::BalanceTooLow { needed, available });

@@ -6,6 +6,7 @@ mod leases;
 mod market;
 mod receipts;
 mod replicas;
+mod sealed;
 mod settle;
 mod workers;
 
@@ -81,8 +82,14 @@ impl Deciding<'_> {
             Command::Unbond { account, amount } => self.unbond(account, amount),
             Command::Rate { job, by, worker, stars } => self.rate(job, by, worker, stars),
             Command::SetParams { by, changes } => self.set_params(by, &changes),
+            Command::GiveSealingKey { worker, instance, signed } => {
+                self.give_sealing_key(worker, &instance, signed)
+            }
+            Command::Reserve(request) => self.reserve(*request),
+            Command::EndReservation { reservation, by } => self.end_reservation(reservation, by),
             Command::AdvanceTime => {
                 self.settle_accounts();
+                self.end_bookings();
                 self.advance_time();
                 Ok(Answer::Done)
             }

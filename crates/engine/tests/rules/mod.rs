@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use plexus_engine::{
     Answer, Command, Decision, Event, Gather, Iterate, JobSpec, Params, Policy, ReceiptOutcome, Rejection,
-    Requirements, Stage, StageInput, State, Submission, UnitWork, Work, decide, violations,
+    Requirements, Sealing, SealingRequest, Stage, StageInput, State, Submission, UnitWork, Work, decide,
+    violations,
 };
 use protocol::{
-    Amount, CheckId, DeviceFacts, DeviceLimits, Hash, InputSplit, JobId, LeaseId, OutputCommitment,
-    PublicKey, Receipt, Signature, UnitLeaf, WorkerKind, WorkerOffer, manifest::JobKind, package_root,
+    Amount, CheckId, DeviceFacts, DeviceLimits, Envelope, Hash, InputSplit, JobId, LeaseId, OutputCommitment,
+    PublicKey, Receipt, ReservationId, SealPublicKey, SealingKey, Signature, SignedSealingKey, UnitLeaf,
+    WorkerKind, WorkerOffer, manifest::JobKind, package_root,
 };
 
 pub const MARKET: PublicKey = PublicKey([255; 32]);
@@ -54,6 +56,13 @@ pub fn device() -> DeviceFacts {
             workgroups_per_dimension_max: 65_535,
         },
     }
+}
+
+/// What can be sealed to a worker. The engine leaves signatures to the shell.
+pub fn sealing_key(worker: PublicKey) -> SignedSealingKey {
+    let key = SealPublicKey([worker.0[0].wrapping_add(100); 32]);
+    let record = SealingKey { market: MARKET, worker, key, valid_until_ms: 1 << 40 };
+    SignedSealingKey { record, signature: Signature([0; 64]) }
 }
 
 pub fn stage(units: u64, policy: Policy) -> Stage {
@@ -196,10 +205,52 @@ impl World {
     }
 
     pub fn submit(&mut self, spec: JobSpec) -> JobId {
-        let submission =
-            Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries: vec![] };
+        let submission = Submission {
+            owner: CLIENT,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries: vec![],
+            sealed: None,
+        };
         match self.run(Command::Submit(submission.into())).expect("the job is accepted").answer {
             Answer::Job(job) => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn give_sealing_key(&mut self, worker: PublicKey) {
+        let signed = sealing_key(worker);
+        self.run(Command::GiveSealingKey { worker, instance: "one".into(), signed }).expect("a good record");
+    }
+
+    pub fn heartbeat(&mut self, worker: PublicKey) {
+        let _ = self.run(Command::Heartbeat { worker, instance: "one".into(), leases: vec![] });
+    }
+
+    pub fn reserve(&mut self, request: SealingRequest) -> Result<ReservationId, Rejection> {
+        match self.run(Command::Reserve(request.into()))?.answer {
+            Answer::Reserved { reservation, .. } => Ok(reservation),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Submits the reservation's owner's job, sealed to these workers.
+    pub fn seal(&mut self, reservation: ReservationId, spec: JobSpec, to: &[u8]) -> Result<JobId, Rejection> {
+        let envelopes = to.iter().map(|n| (key(*n), Envelope([*n; 80]))).collect();
+        let sealed = Some(Sealing { reservation, envelopes });
+        let submission = Submission {
+            owner: CLIENT,
+            spec,
+            quoted: vec![],
+            budget: None,
+            key: None,
+            canaries: vec![],
+            sealed,
+        };
+        match self.run(Command::Submit(submission.into()))?.answer {
+            Answer::Job(job) => Ok(job),
             other => panic!("{other:?}"),
         }
     }

@@ -58,7 +58,8 @@ pub async fn submit(
     let (owner, budget) = (caller.account, request.budget);
     let room = app.quotas.job(&app.committer, owner, spec.units(), key.map(|(key, _)| key)).await?;
     let canaries = canaries(&app, &request, &spec).await?;
-    let submission = Submission { owner, spec, quoted: quoted(&request), budget, key, canaries };
+    let submission =
+        Submission { owner, spec, quoted: quoted(&request), budget, key, canaries, sealed: None };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => view::job(state, id, now),
