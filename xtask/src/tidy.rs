@@ -30,6 +30,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plexus-api", &["plexus-protocol"]),
     ("plexus-kernels", &["plexus-protocol", "plexus-program"]),
     ("plexus-sim", &["plexus-protocol", "plexus-engine"]),
+    // Heavy, and a leaf: nothing of the product waits for its build.
+    ("plexus-zk", &[]),
     // Shells.
     ("plexus-store", &["plexus-protocol", "plexus-engine", "plexus-api"]),
     ("plexus-gpu", &["plexus-protocol", "plexus-program"]),
@@ -66,6 +68,7 @@ const PURE: &[&str] = &[
     "plexus-api",
     "plexus-kernels",
     "plexus-sim",
+    "plexus-zk",
 ];
 
 /// Dependencies that would make a crate impure, direct ones only.
