@@ -137,7 +137,8 @@ pub struct Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
-    /// The claim that `product` holds, for bytes of these hashes.
+    /// The claim that `product` holds, for bytes of which the caller knows that these are the hashes: a proof for other bytes
+    /// would be worth nothing.
     pub fn new(product: Product<'a>, hashes: Hashes) -> Result<Self, Unsupported> {
         let (a, b, c) = (product.a().dtype(), product.b().dtype(), product.c().dtype());
         let largest = |dtype| match dtype {
@@ -153,6 +154,12 @@ impl<'a> Statement<'a> {
             return Err(Unsupported::Overflow { terms });
         }
         Ok(Self { product, hashes })
+    }
+
+    /// The claim that `product` holds, for the bytes that it has. Hashes them, which costs about as much as verifying.
+    pub fn of_bytes(product: Product<'a>) -> Result<Self, Unsupported> {
+        let [a, b, c] = [product.a(), product.b(), product.c()].map(|matrix| Hash::of(matrix.bytes()));
+        Self::new(product, Hashes { a, b, c })
     }
 
     /// The transcript, and the point (x, y) at which C is looked at.
@@ -335,8 +342,7 @@ mod tests {
         }
 
         fn statement(&self) -> Statement<'_> {
-            let hashes = Hashes { a: Hash::of(&self.a), b: Hash::of(&self.b), c: Hash::of(&self.c) };
-            Statement::new(self.product(), hashes).expect("supported")
+            Statement::of_bytes(self.product()).expect("supported")
         }
     }
 

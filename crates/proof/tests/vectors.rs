@@ -6,7 +6,7 @@
 use plexus_proof::{
     freivalds::Product,
     matrix::{Layout, Matrix},
-    sumcheck::{Hashes, Proof, Statement, prove, verify},
+    sumcheck::{Proof, Statement, prove, verify},
 };
 use protocol::{Hash, manifest::Dtype};
 use serde_json::{Value, json};
@@ -48,8 +48,7 @@ impl Work {
             Matrix::new(b, Dtype::I8, k, n, self.b_layout).expect("B"),
             Matrix::new(c, Dtype::I32, m, n, Layout::RowMajor).expect("C"),
         );
-        let [a, b, c] = self.bytes.each_ref().map(|bytes| Hash::of(bytes));
-        Statement::new(product.expect("a product"), Hashes { a, b, c }).expect("supported")
+        Statement::of_bytes(product.expect("a product")).expect("supported")
     }
 }
 
