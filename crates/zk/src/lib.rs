@@ -113,7 +113,7 @@ impl Shape {
     }
 }
 
-/// What is committed to, in the order of the public inputs. Each says: these commitments have openings with Y = W·X.
+/// What a proof shows: these three commitments have openings with Y = W·X. In the order of the public inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// To W.
@@ -216,7 +216,9 @@ pub fn prove(
 ) -> Result<(Vec<i32>, Claim, alt_bn128::Proof), ZkError> {
     let (output, claim) = witness.claim(key.shape)?;
     let circuit = Circuit::filled(key.shape, witness, &output, &claim);
-    let mut random = Stream::new(b"prove", seed);
+    // With the claim in it, two witnesses are never hidden by the same masks, even if somebody uses a seed twice.
+    let purpose = [&b"prove"[..], &claim.public_inputs().concat()].concat();
+    let mut random = Stream::new(&purpose, seed);
     let proof = Groth16::<Bn254>::create_random_proof_with_reduction(circuit, &key.key, &mut random)
         .expect("a filled circuit has all its values");
     Ok((output, claim, alt_bn128::Proof::of(&proof)))
