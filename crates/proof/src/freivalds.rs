@@ -7,8 +7,8 @@
 //!
 //! | what is multiplied | what is compared | a wrong C passes with at most |
 //! | --- | --- | --- |
-//! | integers whose product cannot overflow | the integers, in the field of 2⁶¹ − 1 elements | 2⁻⁶¹ a round (1/p, p = 2⁶¹ − 1) |
-//! | integers whose product may overflow | residues modulo 2³², as devices compute them | 2⁻⁶⁴ a round (64 vectors of 1/2) |
+//! | integers whose product cannot overflow | the integers, in the field of 2⁶¹ − 1 elements | 2⁻⁶¹ (1/p, p = 2⁶¹ − 1) |
+//! | integers whose product may overflow | residues modulo 2³², as devices compute them | 2⁻⁶⁴ (64 vectors of 1/2) |
 //! | floats | each element within what rounding can do | see [`floats`] |
 //!
 //! Whether integers can overflow is decided from A and B: if the largest row sum of |A| times the largest |B| fits the type of C,
@@ -31,9 +31,9 @@ use crate::{
     matrix::{Extent, LANES, Layout, Matrix, wide},
 };
 
-/// The most rounds of a check.
+/// The most rounds of a check of floats.
 pub const ROUNDS_MAX: u32 = 64;
-/// Vectors of a round modulo 2³²: each lets a wrong C pass with probability 1/2 at most.
+/// Vectors modulo 2³²: each lets a wrong C pass with probability 1/2 at most.
 const WORD_VECTORS: usize = 64;
 
 /// A product C = A · B that somebody claims.
@@ -107,8 +107,9 @@ impl<'a> Product<'a> {
 /// How thoroughly to check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
-    /// Independent random vectors, at most [`ROUNDS_MAX`] and at least one; what lies outside counts as the nearest.
-    pub rounds: u32,
+    /// Independent random vectors for floats, at most [`ROUNDS_MAX`] and at least one; what lies outside counts as the nearest.
+    /// Integers need no second round.
+    pub float_rounds: u32,
     /// How far a float may be off besides rounding, whatever its size.
     pub abs: f64,
     /// How far a float may be off besides rounding, in parts of its size.
@@ -118,7 +119,7 @@ pub struct Rule {
 impl Default for Rule {
     /// Two rounds, and only rounding is forgiven.
     fn default() -> Self {
-        Self { rounds: 2, abs: 0.0, rel: 0.0 }
+        Self { float_rounds: 2, abs: 0.0, rel: 0.0 }
     }
 }
 
@@ -138,8 +139,8 @@ pub enum Method {
 pub struct Finding {
     /// How it was checked.
     pub method: Method,
-    /// Random vectors (for [`Method::Words`] sets of 64 of them).
-    pub rounds: u32,
+    /// Random vectors that C was multiplied with.
+    pub vectors: u32,
     /// What shows that C is not the product, or nothing if it seems to be.
     pub failure: Option<Failure>,
 }
@@ -198,8 +199,8 @@ impl Finding {
     /// off: see [`floats`].
     pub fn soundness_bits(&self) -> Option<u32> {
         match self.method {
-            Method::Integers => Some(61 * self.rounds),
-            Method::Words => Some(WORD_VECTORS as u32 * self.rounds),
+            Method::Integers => Some(61),
+            Method::Words => Some(WORD_VECTORS as u32),
             Method::Floats => None,
         }
     }
@@ -212,7 +213,7 @@ impl fmt::Display for Finding {
                 write!(f, "is the product ")?;
                 match self.soundness_bits() {
                     Some(bits) => write!(f, "but for one chance in 2^{bits}"),
-                    None => write!(f, "within rounding, by {} random vectors", self.rounds),
+                    None => write!(f, "within rounding, by {} random vectors", self.vectors),
                 }
             }
             Some(Failure { rows_failed, row, column, claimed, product, bound }) => {
@@ -234,25 +235,22 @@ impl fmt::Display for Finding {
 ///
 /// A finding against C is certain. One for C is wrong with the probability that [`Finding::soundness_bits`] tells.
 pub fn check(product: &Product<'_>, seed: &[u8; 32], rule: &Rule) -> Result<Finding, Undecided> {
-    let rounds = rule.rounds.clamp(1, ROUNDS_MAX);
     let mut draw = Draw::new(seed);
     if product.c.dtype().is_float() {
-        let failure = floats::check(product, &mut draw, rounds, rule)?;
-        return Ok(Finding { method: Method::Floats, rounds, failure });
+        let vectors = rule.float_rounds.clamp(1, ROUNDS_MAX);
+        let failure = floats::check(product, &mut draw, vectors, rule)?;
+        return Ok(Finding { method: Method::Floats, vectors, failure });
     }
-    let method = if may_overflow(product) { Method::Words } else { Method::Integers };
-    let mut failed = vec![false; product.c.rows()];
-    for _ in 0..rounds {
-        match method {
-            Method::Words => words_round(product, &mut draw, &mut failed),
-            _ => integers_round(product, &mut draw, &mut failed),
-        }
-    }
+    let (method, vectors, failed) = if may_overflow(product) {
+        (Method::Words, WORD_VECTORS as u32, words_failed(product, &mut draw))
+    } else {
+        (Method::Integers, 1, integers_failed(product, &mut draw))
+    };
     let failure = failed.iter().position(|failed| *failed).map(|row| {
         let rows_failed = failed.iter().filter(|failed| **failed).count() as u64;
         Failure { rows_failed, ..wrong_element(product, row) }
     });
-    Ok(Finding { method, rounds, failure })
+    Ok(Finding { method, vectors, failure })
 }
 
 /// Whether an order of additions exists in which an honest sum leaves the type of C.
@@ -269,17 +267,16 @@ fn may_overflow(Product { a, b, c }: &Product<'_>) -> bool {
 
 /// Both sides differ by at most 2³³ in each element, less than p, so that what differs as integers differs in the field. There a
 /// nonzero row has no more than one p-th of all vectors orthogonal to it.
-fn integers_round(Product { a, b, c }: &Product<'_>, draw: &mut Draw, failed: &mut [bool]) {
+fn integers_failed(Product { a, b, c }: &Product<'_>, draw: &mut Draw) -> Vec<bool> {
     let x: Vec<Field> = (0..c.columns()).map(|_| draw.field()).collect();
     let (claimed, product) = (c.times(&x), a.times(&b.times(&x)));
-    for (failed, (claimed, product)) in failed.iter_mut().zip(claimed.iter().zip(&product)) {
-        *failed |= claimed != product;
-    }
+    claimed.iter().zip(&product).map(|(claimed, product)| claimed != product).collect()
 }
 
 /// A row that is not zero modulo 2³² is 2ᵛ times one with an odd element, v < 32; whatever the other elements of x, the sum is a
 /// multiple of 2ᵛ⁺¹ for one parity of that element's x at most.
-fn words_round(Product { a, b, c }: &Product<'_>, draw: &mut Draw, failed: &mut [bool]) {
+fn words_failed(Product { a, b, c }: &Product<'_>, draw: &mut Draw) -> Vec<bool> {
+    let mut failed = vec![false; c.rows()];
     for _ in 0..WORD_VECTORS / LANES {
         let x: Vec<[u32; LANES]> = (0..c.columns()).map(|_| [(); LANES].map(|()| draw.word())).collect();
         let (claimed, product) = (c.times_words(&x), a.times_words(&b.times_words(&x)));
@@ -287,6 +284,7 @@ fn words_round(Product { a, b, c }: &Product<'_>, draw: &mut Draw, failed: &mut 
             *failed |= claimed != product;
         }
     }
+    failed
 }
 
 /// The first wrong element of a row of integers that is known to have one.
@@ -398,8 +396,7 @@ mod tests {
         }
 
         fn check(&self, seed: &[u8; 32]) -> Finding {
-            check(&self.product(), seed, &Rule { rounds: 1, ..Rule::default() })
-                .expect("integers are decided")
+            check(&self.product(), seed, &Rule::default()).expect("integers are decided")
         }
     }
 

@@ -407,7 +407,7 @@ mod tests {
         let gamma = 16.0 * f64::from(f32::EPSILON) / (1.0 - 16.0 * f64::from(f32::EPSILON));
         // The sum of the row's bounds, which here is below six times their root mean square.
         let threshold = gamma * 256.0;
-        let rule = Rule { rounds: 1, ..Rule::default() };
+        let rule = Rule { float_rounds: 1, ..Rule::default() };
         // Exactly it is 28 % and 2 %; 1024 seeds are off by 7 % and 2 % less than once in a million times.
         for (times, passes_min, passes_max) in [(6.0, 0.21, 1.0 / 3.0), (100.0, 0.0, 0.04)] {
             let mut c = honest.clone();
