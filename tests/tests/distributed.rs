@@ -224,7 +224,7 @@ impl World {
             assert_eq!(for_work, UNITS * UNIT_PRICE / 10 * 9, "90 % are the providers' for {id}");
         }
         let ledger = self.runtime.block_on(client.ledger()).expect("the ledger");
-        let parts = [ledger.available, ledger.held, ledger.treasury, ledger.burned];
+        let parts = [ledger.available, ledger.pending, ledger.held, ledger.treasury, ledger.burned];
         assert_eq!(ledger.deposited.0, parts.iter().map(|part| part.0).sum::<u64>());
         assert_eq!(ledger.deposited, Amount::from_tokens("1000").expect("an amount"));
     }

@@ -123,8 +123,8 @@ fn a_job_is_run_verified_paid_and_fetched() {
     assert_eq!(earned["earned"], "18000000");
     worker.status("the worker to see what it earned", |status| status["earned"] == "18000000");
     let ledger = market.ledger();
-    let parts: u64 =
-        ["available", "held", "treasury", "burned"].iter().map(|part| number(&ledger[*part])).sum();
+    let parts = ["available", "pending", "held", "treasury", "burned"];
+    let parts: u64 = parts.iter().map(|part| number(&ledger[*part])).sum();
     assert_eq!(number(&ledger["deposited"]), parts);
 }
 
@@ -255,7 +255,7 @@ fn nothing_that_a_market_answered_is_lost_when_it_is_killed() {
         assert_eq!(number(&job["money"]["paid"]), 6 * 900_000);
     }
     let ledger = market.ledger();
-    let parts: u64 =
-        ["available", "held", "treasury", "burned"].iter().map(|part| number(&ledger[*part])).sum();
+    let parts = ["available", "pending", "held", "treasury", "burned"];
+    let parts: u64 = parts.iter().map(|part| number(&ledger[*part])).sum();
     assert_eq!(number(&ledger["deposited"]), parts);
 }

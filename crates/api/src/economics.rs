@@ -4,6 +4,8 @@ use protocol::{Amount, PublicKey};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::Time;
+
 /// `POST /v1/quotes`: what a job would cost if it were submitted now, as it would be with `POST /v1/jobs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quote {
@@ -119,6 +121,31 @@ pub struct Speed {
     pub measured_ppm: Option<u64>,
     /// Whether it claims much more than was measured.
     pub overstated: bool,
+}
+
+/// How often a worker's units are executed again: with the greatest of `record_ppm`, `floor_ppm`, the job's `rate_min` and, at a
+/// unit price of `u`, `u / (u + loss)`. Rates are parts per million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trust {
+    /// Valid packages in a row, since the last suspicion against its owner.
+    pub worker_streak: u32,
+    /// The same of all workers of its owner together.
+    pub owner_streak: u32,
+    /// Always until both are 10 (`trust_after_packages`), then one in as many as the shorter one.
+    pub record_ppm: u32,
+    /// The market's floor.
+    pub floor_ppm: u32,
+    /// What its owner would lose at least if it were found out.
+    pub loss: Amount,
+}
+
+/// Pay that is held back until a verdict could not take it any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PendingPay {
+    /// How much.
+    pub amount: Amount,
+    /// When it can be spent.
+    pub free_at: Time,
 }
 
 /// `POST /v1/accounts/{id}/bond` and `/unbond`.

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use economics::{
-    Priority, Quote, RatingRequest, Reputation, Royalty, Score, Speed, StageQuote, StakeRequest,
+    PendingPay, Priority, Quote, RatingRequest, Reputation, Royalty, Score, Speed, StageQuote, StakeRequest,
+    Trust,
 };
 pub use problem::{Problem, code};
 pub use protocol::JoinSpec;
@@ -162,8 +163,13 @@ pub struct Account {
     pub available: Amount,
     /// What its unfinished jobs hold.
     pub escrowed: Amount,
-    /// All it was ever paid for work.
+    /// All it was ever paid for work, what is held back included.
     pub earned: Amount,
+    /// Pay that is held back.
+    pub pending: Amount,
+    /// When it can be spent, the earliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub releases: Vec<PendingPay>,
     /// All its jobs ever paid.
     pub spent: Amount,
     /// Set aside as stake.
@@ -792,6 +798,8 @@ pub struct Worker {
     pub earned: Amount,
     /// Consecutive packages that held.
     pub streak: u32,
+    /// How often its units are executed again, and why.
+    pub trust: Trust,
     /// What its owner's word is worth.
     pub reputation: Reputation,
     /// How fast it is.
@@ -1117,6 +1125,8 @@ pub struct Ledger {
     pub bonded: Amount,
     /// Stake on its way back.
     pub unbonding: Amount,
+    /// Pay that is held back.
+    pub pending: Amount,
 }
 
 /// One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag).

@@ -64,6 +64,8 @@ async fn deposit(State(stub): State<Arc<Stub>>, Path(id): Path<PublicKey>, heade
         available,
         escrowed: zero,
         earned: zero,
+        pending: zero,
+        releases: vec![],
         spent: zero,
         bonded: zero,
         unbonding: zero,

@@ -378,6 +378,15 @@ pub enum Event {
         /// Who can read it, and how.
         recipients: Vec<SealedTo>,
     },
+    /// Pay that was held back is its owner's to spend.
+    PayReleased {
+        /// Whose.
+        account: PublicKey,
+        /// How much.
+        amount: Amount,
+        /// Until when it was held back.
+        free_at_ms: u64,
+    },
 }
 
 impl Event {

@@ -8,7 +8,7 @@ use crate::{
     AcceptedRun, Account, Booking, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event,
     Failure, Job, JobEnd, JobMoney, JobState, Lease, LeaveCause, LookPlan, Package, PackageState, ParkedRun,
     Place, Priority, Promise, Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State,
-    VerificationCounts, WaitingRun, Work, Worker,
+    Verdict, VerificationCounts, WaitingRun, Work, Worker,
     ranges::Ranges,
     reputation::ask_max,
     rewards::Role,
@@ -20,6 +20,9 @@ const CORRUPT: &str = "the event follows from the state it is applied to";
 
 /// Workers that a run of units remembers as having failed it or given it back; the latest.
 const AVOID_MAX: usize = 16;
+
+/// Parts of the time that pay is held back, at whose ends it is released.
+const PENDING_BUCKETS: u64 = 8;
 
 /// Programs that a worker is expected to have still at hand.
 const RECENT_MAX: usize = 4;
@@ -133,6 +136,7 @@ impl State {
                     checked: 0,
                     earned: Amount::ZERO,
                     streak: 0,
+                    suspicions: 0,
                     rejected: 0,
                     promise: None,
                     speed: Speed::default(),
@@ -141,6 +145,10 @@ impl State {
                     counted: None,
                     recent: Default::default(),
                 });
+                if entry.owner != *owner {
+                    // A record is not handed on with a key.
+                    entry.streak = 0;
+                }
                 entry.owner = *owner;
                 entry.verifier = *owner == market;
                 entry.instance.clone_from(instance);
@@ -296,7 +304,7 @@ impl State {
                 self.count_work(owner, Role::Validator, work_ns, pay.total(), at_ms);
             }
             Event::PackageAccepted { package, pay } => self.accept(*package, pay, at_ms),
-            Event::PackageRejected { package, .. } => self.reject(*package, at_ms),
+            Event::PackageRejected { package, verdict } => self.reject(*package, verdict, at_ms),
             Event::UnitsParked { job, run, why, failures } => {
                 self.take_waiting(*job, *run);
                 let job = self.job(*job);
@@ -487,6 +495,14 @@ impl State {
                 self.job(*job).canaries.extend(known);
             }
             Event::LooksPlanned { package, looks } => self.plan_looks(*package, looks, at_ms),
+            Event::PayReleased { account, amount, free_at_ms } => {
+                let found = self.pending.remove(&(*free_at_ms, *account));
+                assert_eq!(found, Some(*amount), "{CORRUPT}");
+                let account = self.account(*account);
+                take(&mut account.pending, *amount);
+                add(&mut account.available, *amount);
+                take(&mut self.ledger.pending, *amount);
+            }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
                 for id in ids {
@@ -1159,10 +1175,22 @@ impl State {
         let account = self.account(client);
         take(&mut account.escrowed, pay.total());
         add(&mut account.spent, pay.total());
-        let account = self.account(owner);
-        add(&mut account.available, pay.provider);
-        add(&mut account.earned, pay.provider);
+        self.hold_back(owner, pay.provider);
+        add(&mut self.account(owner).earned, pay.provider);
         add(&mut self.worker(worker).earned, pay.provider);
+    }
+
+    /// Gives an owner pay that it may spend after `appeal_ms`. What is free at about the same time is one sum.
+    fn hold_back(&mut self, owner: PublicKey, amount: Amount) {
+        let held_ms = self.params.appeal_ms;
+        if held_ms == 0 || amount == Amount::ZERO {
+            return add(&mut self.account(owner).available, amount);
+        }
+        let bucket_ms = (held_ms / PENDING_BUCKETS).max(1);
+        let free_at_ms = (self.at_ms + held_ms).div_ceil(bucket_ms) * bucket_ms;
+        add(self.pending.entry((free_at_ms, owner)).or_default(), amount);
+        add(&mut self.account(owner).pending, amount);
+        add(&mut self.ledger.pending, amount);
     }
 
     /// Removes a package and its checks; answers the checks that were decided.
@@ -1203,11 +1231,11 @@ impl State {
         self.pay(package.job, worker, owner, pay);
         let (mut checked, mut canaries) = (Vec::new(), 0);
         for check in decided {
-            let CheckState::Decided { worker: by, agrees, .. } = check.state else { panic!("{CORRUPT}") };
+            let CheckState::Decided { worker: by, owner, agrees } = check.state else { panic!("{CORRUPT}") };
             match by {
                 Some(by) if agrees => checked.extend(check.units.iter().map(|unit| (*unit, by))),
                 // The package stands against this opinion, so the opinion was wrong.
-                Some(by) => self.worker(by).streak = 0,
+                Some(_) => self.discredit(owner),
                 None if agrees => canaries += check.units.len() as u64,
                 None => {}
             }
@@ -1240,32 +1268,49 @@ impl State {
             speed.learn(&mut job.calibration, own, work_ns, taken_ms, &self.params);
         }
         let pace_ppm = self.workers[&worker].speed.pace_ppm();
-        self.owners.entry(owner).or_default().accepted(pace_ppm, at_ms);
+        let record = self.owners.entry(owner).or_default();
+        record.accepted(pace_ppm, at_ms);
+        let suspicions = record.suspicions;
+        if verified {
+            record.streak = record.streak.saturating_add(1);
+        }
         self.appraise(worker);
         let ready = self.jobs[&package.job].unblocked_by(first, count.into());
         self.unblock(package.job, ready, at_ms);
         let entry = self.worker(worker);
         entry.units += u64::from(count);
-        if verified {
-            entry.streak = entry.streak.saturating_add(1);
+        // What was computed for another wallet is that one's record.
+        if verified && entry.owner == owner {
+            entry.streak = if entry.suspicions == suspicions { entry.streak.saturating_add(1) } else { 1 };
+            entry.suspicions = suspicions;
         }
         if let Some(closed) = self.closed.get_mut(&lease) {
             closed.paid = Some(pay.provider);
         }
     }
 
-    fn reject(&mut self, id: PackageId, at_ms: u64) {
+    /// Begins an owner's record anew, because something about it is suspicious. The market does not suspect itself.
+    fn discredit(&mut self, owner: PublicKey) {
+        if owner != self.market() {
+            let record = self.owners.entry(owner).or_default();
+            record.failed();
+            record.suspected();
+        }
+    }
+
+    fn reject(&mut self, id: PackageId, verdict: &Verdict, at_ms: u64) {
         let (package, decided) = self.remove_package(id);
         let PackageState::Committed { worker, owner, .. } = package.state else { panic!("{CORRUPT}") };
-        self.owners.entry(owner).or_default().failed();
+        self.discredit(owner);
         for check in decided {
-            if let CheckState::Decided { worker: Some(by), agrees: true, .. } = check.state {
-                self.worker(by).streak = 0;
+            if let CheckState::Decided { worker: Some(_), owner, agrees: true } = check.state
+                && *verdict != Verdict::Unverifiable
+            {
+                // The package fell against this opinion, so the opinion was wrong.
+                self.discredit(owner);
             }
         }
-        let entry = self.worker(worker);
-        entry.streak = 0;
-        entry.rejected += 1;
+        self.worker(worker).rejected += 1;
         let job = self.job(package.job);
         job.verification.rejected += u64::from(package.run.count);
         job.last_failure = Some(format!("the results of {worker} were contradicted"));

@@ -26,7 +26,7 @@ impl fmt::Display for Violation {
 
 /// Every invariant the state breaks at `now_ms`.
 ///
-/// - I1: tokens are conserved: deposits + emitted = balances + stake + escrow + treasury + burned.
+/// - I1: tokens are conserved: deposits + emitted = balances + pay held back + stake + escrow + treasury + burned.
 /// - I2: a job's money is conserved: escrowed = paid + royalties + treasury + burned + refunded + held, and an ended job holds nothing.
 /// - I3: a unit is accepted, and so paid, at most once, and every unit is in exactly one place.
 /// - I4: a unit is in at most one worker's hands for its first execution, and a check in at most one's.
@@ -65,7 +65,12 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             )
         },
     );
-    let rest = rest + bonded + unbonding;
+    let pending = stake(|a| a.pending);
+    let listed = sum(&mut state.pending.values().copied());
+    expect(pending == u128::from(ledger.pending.0) && pending == listed, "I1", &|| {
+        format!("{pending} are held back, the ledger says {}, {listed} are listed", ledger.pending)
+    });
+    let rest = rest + bonded + unbonding + pending;
     expect(
         u128::from(ledger.deposited.0) + u128::from(ledger.emitted.0) == available + held + rest,
         "I1",

@@ -41,6 +41,7 @@ mod stages;
 mod stake;
 mod state;
 mod supply;
+mod trust;
 pub mod v1;
 
 pub use command::{
@@ -72,3 +73,4 @@ pub use state::{
     Package, PackageState, ParkedRun, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts,
     WaitingRun, Worker, WorkerState,
 };
+pub use trust::{AuditTerms, economic_floor_ppm};

@@ -102,6 +102,12 @@ params! {
     trust_after_packages: u32 = 10;
     /// The audit rate never falls below this, however trusted the worker.
     audit_rate_floor_ppm: u32 = 5_000;
+    /// Pay for accepted work is held back for this long, and a verdict may be contested for this long.
+    appeal_ms: u64 = 600_000, 0..=2_592_000_000;
+    /// What a verdict takes of all that an owner has at risk: stake, also on its way back, and pay that is held back.
+    slash_bps: u32 = 5_000, 0..=10_000;
+    /// It takes at least this many times the package's value, if there is as much.
+    slash_packages: u32 = 10, 0..=10_000;
     /// The market's own verifier leaves a check to others for this long.
     verifier_wait_ms: u64 = 2_000;
     /// A job of a high class waits this long before it reclaims devices from lower classes.
@@ -281,7 +287,8 @@ impl BorshSerialize for Params {
 
 impl BorshDeserialize for Params {
     fn deserialize_reader<R: std::io::Read>(reader: &mut R) -> std::io::Result<Self> {
-        let mut params = Self::default();
+        // Whoever does not name it paid at once, and what was paid may be spent.
+        let mut params = Self { appeal_ms: 0, ..Self::default() };
         for (name, value) in Vec::<(String, u64)>::deserialize_reader(reader)? {
             params.set(&name, value).map_err(|_| {
                 std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{name} is too large: {value}"))
@@ -302,7 +309,8 @@ mod tests {
         assert_eq!(borsh::from_slice::<Params>(&bytes).expect("reads"), params);
         let older = borsh::to_vec(&vec![("lease_ms".to_owned(), 7u64), ("of_the_past".to_owned(), 1)])
             .expect("serialises");
-        assert_eq!(borsh::from_slice::<Params>(&older).expect("reads"), params);
+        let at_once = Params { appeal_ms: 0, ..params };
+        assert_eq!(borsh::from_slice::<Params>(&older).expect("reads"), at_once, "as they did then");
         let wrong = borsh::to_vec(&vec![("burn_bps".to_owned(), u64::MAX)]).expect("serialises");
         assert!(borsh::from_slice::<Params>(&wrong).is_err());
     }

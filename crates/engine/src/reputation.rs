@@ -55,6 +55,10 @@ pub struct Provider {
     pub overstating: u32,
     /// Value of the units its workers hold.
     pub held: Amount,
+    /// Valid packages of all its workers in a row.
+    pub streak: u32,
+    /// How often something about it was suspicious: each time all its workers' records began anew.
+    pub suspicions: u32,
 }
 
 impl Default for Provider {
@@ -68,6 +72,8 @@ impl Default for Provider {
             stars: 0,
             overstating: 0,
             held: Amount::ZERO,
+            streak: 0,
+            suspicions: 0,
         }
     }
 }
@@ -105,6 +111,12 @@ impl Provider {
         if day > self.last_day {
             (self.last_day, self.days) = (day, self.days.saturating_add(1));
         }
+    }
+
+    /// Something is suspicious: this owner's record, and that of every worker of theirs, begins anew.
+    pub(crate) fn suspected(&mut self) {
+        self.streak = 0;
+        self.suspicions = self.suspicions.wrapping_add(1);
     }
 
     /// A lease ended badly.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 8;
+pub const SNAPSHOT_VERSION: u32 = 9;
 
 /// The state of one market.
 ///
@@ -53,6 +53,8 @@ pub struct State {
     pub(crate) owners: BTreeMap<PublicKey, Provider>,
     /// Stake on its way back.
     pub(crate) unbonding: BTreeMap<Unbonding, Amount>,
+    /// Pay that is held back, in buckets of an eighth of the time: when it is free, and whose it is.
+    pub(crate) pending: BTreeMap<(u64, PublicKey), Amount>,
     pub(crate) epoch: Epoch,
     pub(crate) demand: Demand,
     pub(crate) forecasts: Forecasts,
@@ -92,7 +94,7 @@ pub struct State {
     pub(crate) booking_ends: BTreeSet<(u64, ReservationId)>,
 }
 
-/// All money there is. `deposited + emitted = Σ (available + bonded + unbonding) + held + treasury + burned`.
+/// All money there is. `deposited + emitted = Σ (available + pending + bonded + unbonding) + held + treasury + burned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Ledger {
     /// All that ever came in.
@@ -117,6 +119,8 @@ pub struct Ledger {
     pub bonded: Amount,
     /// On its way back to them.
     pub unbonding: Amount,
+    /// Pay that is held back.
+    pub pending: Amount,
 }
 
 /// One wallet.
@@ -126,8 +130,10 @@ pub struct Account {
     pub available: Amount,
     /// What its unfinished jobs hold.
     pub escrowed: Amount,
-    /// All it was ever paid for work.
+    /// All it was ever paid for work, what is held back included.
     pub earned: Amount,
+    /// Pay that is held back.
+    pub pending: Amount,
     /// All its jobs ever paid.
     pub spent: Amount,
     /// Set aside as stake.
@@ -452,8 +458,10 @@ pub struct Worker {
     pub checked: u64,
     /// What its owner was paid for its work.
     pub earned: Amount,
-    /// Consecutive packages that held.
-    pub streak: u32,
+    /// Consecutive packages that held; [`State::streak`] is what of them still counts.
+    pub(crate) streak: u32,
+    /// Suspicions against its owner when they began.
+    pub(crate) suspicions: u32,
     /// Packages that were rejected.
     pub rejected: u64,
     /// The job that its device was reclaimed for.
@@ -786,6 +794,18 @@ impl State {
         }
     }
 
+    /// What of an account's pay is held back, and until when.
+    pub fn pending_of(&self, account: PublicKey) -> Vec<(u64, Amount)> {
+        let mut found = Vec::new();
+        let mut from = (0, PublicKey([0; 32]));
+        // There are few times, and at each of them perhaps many accounts.
+        while let Some(((at_ms, _), _)) = self.pending.range(from..).next() {
+            found.extend(self.pending.get(&(*at_ms, account)).map(|amount| (*at_ms, *amount)));
+            from = (at_ms + 1, PublicKey([0; 32]));
+        }
+        found
+    }
+
     /// The units of a lease, in the order they are to be run.
     pub fn lease_units(&self, lease: &Lease) -> Vec<UnitRun> {
         match lease.work {
@@ -820,10 +840,10 @@ impl State {
             .filter(|_| !self.classes.is_empty());
         let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
         let booking = self.booking_ends.first().map(|(at, _)| *at);
-        [lease, job, silence, verifier, preempt, unbonded, booking, self.epoch_ends_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        let released = self.pending.first_key_value().map(|((at, _), _)| *at);
+        let deadlines =
+            [lease, job, silence, verifier, preempt, unbonded, released, booking, self.epoch_ends_ms()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {

@@ -3,11 +3,11 @@
 mod rules;
 
 use plexus_engine::{
-    Answer, Command, JobReason, JobState, Misfit, Policy, ReceiptOutcome, Rejection, Release, Submission,
-    WorkerReason,
+    Answer, Command, JobReason, JobState, Misfit, Params, Policy, ReceiptOutcome, Rejection, Release,
+    Submission, WorkerReason,
 };
 use protocol::{Amount, Hash, LeaseId};
-use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec, world};
+use rules::{AUDIT, CLIENT, MARKET, World, device, key, spec, world, world_with};
 
 #[test]
 fn a_unit_checked_by_another_owner_is_paid_and_the_rest_of_the_escrow_returns() {
@@ -30,7 +30,7 @@ fn a_unit_checked_by_another_owner_is_paid_and_the_rest_of_the_escrow_returns() 
 
 #[test]
 fn trust_grows_and_untouched_check_money_is_refunded() {
-    let mut world = world(&[1, 2]);
+    let mut world = world_with(Params::default(), &[1, 2]);
     let mut single = spec(60, AUDIT);
     single.stages[0].package_units = Some(1);
     let job = world.submit(single);
@@ -80,7 +80,7 @@ fn a_lying_checker_does_not_hurt_an_honest_worker() {
     world.finish(&[key(1), key(3), MARKET]);
     let done = &world.state.jobs()[&job];
     assert_eq!((done.state.clone(), done.verification.rejected), (JobState::Done, 0));
-    assert_eq!(world.state.workers()[&key(2)].streak, 0);
+    assert_eq!(world.state.streak(key(2)), 0);
     assert_eq!(world.state.accounts().get(&key(2)), None, "a wrong opinion is not paid");
 }
 
@@ -338,7 +338,7 @@ fn cancelling_pays_what_was_committed_and_refunds_the_rest() {
     assert_eq!((ended.state.clone(), ended.accepted_units), (JobState::Cancelled, 1));
     assert_eq!(ended.money.refunded, Amount(20_020 - 1_001));
     assert_eq!(world.commit_receipt_of_ended(leases[1]), Err(Rejection::LeaseExpired(leases[1])));
-    assert_eq!(world.state.workers()[&key(1)].streak, 0, "nobody looked at the results");
+    assert_eq!(world.state.streak(key(1)), 0, "nobody looked at the results");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_client_who_is_wrong_about_a_canary_hurts_nobody() {
     world.finish(&[key(1), key(2), MARKET]);
     let done = verification(&world, job);
     assert_eq!((done.disputed, done.rejected, done.canaries), (1, 0, 0));
-    assert_eq!(world.state.workers()[&key(1)].streak, 1);
+    assert_eq!(world.state.streak(key(1)), 1);
     assert_eq!(world.state.accounts()[&key(1)].earned, Amount(1_802));
 }
 

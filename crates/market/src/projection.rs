@@ -327,6 +327,7 @@ impl Projection {
             Event::Bonded { .. }
             | Event::Unbonding { .. }
             | Event::Unbonded { .. }
+            | Event::PayReleased { .. }
             | Event::EpochClosed { .. }
             | Event::ParamsSet { .. } => {}
             // Nobody but the engine is to know them.

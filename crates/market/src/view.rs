@@ -364,6 +364,12 @@ pub fn account(state: &State, id: PublicKey) -> Account {
         available: account.available,
         escrowed: account.escrowed,
         earned: account.earned,
+        pending: account.pending,
+        releases: state
+            .pending_of(id)
+            .into_iter()
+            .map(|(free_at_ms, amount)| api::PendingPay { amount, free_at: rfc3339(free_at_ms) })
+            .collect(),
         spent: account.spent,
         bonded: account.bonded,
         unbonding: account.unbonding,
@@ -388,6 +394,7 @@ pub fn ledger(state: &State) -> Ledger {
         emitted: ledger.emitted,
         bonded: ledger.bonded,
         unbonding: ledger.unbonding,
+        pending: ledger.pending,
     }
 }
 
@@ -534,6 +541,14 @@ pub fn quote(found: &engine::Quote) -> api::Quote {
 /// One worker.
 pub fn worker(state: &State, id: PublicKey, now_ms: u64) -> Option<Worker> {
     let worker = state.workers().get(&id)?;
+    let terms = state.audit_terms(id, Amount::ZERO, 0);
+    let trust = api::Trust {
+        worker_streak: terms.worker_streak,
+        owner_streak: terms.owner_streak,
+        record_ppm: terms.record_ppm,
+        floor_ppm: terms.floor_ppm,
+        loss: terms.loss,
+    };
     Some(Worker {
         id,
         owner: worker.owner,
@@ -550,7 +565,8 @@ pub fn worker(state: &State, id: PublicKey, now_ms: u64) -> Option<Worker> {
         units: worker.units,
         checked: worker.checked,
         earned: worker.earned,
-        streak: worker.streak,
+        streak: trust.worker_streak,
+        trust,
         reputation: reputation(&state.reputation(worker.owner)),
         speed: api::Speed {
             claimed_ppm: worker.speed.claimed_ppm,

@@ -162,10 +162,20 @@ fn balance(json: bool, account: &api::Account) {
         ("address", account.id.to_string()),
         ("available", tokens(account.available)),
         ("in escrow", tokens(account.escrowed)),
+        ("held back", held_back(account)),
         ("earned", tokens(account.earned)),
         ("spent", tokens(account.spent)),
         ("stake", tokens(account.bonded)),
         ("stake on its way back", tokens(account.unbonding)),
         ("rewards", tokens(account.rewarded)),
     ]);
+}
+
+/// What is not to be spent yet, and from when the first of it is.
+fn held_back(account: &api::Account) -> String {
+    let amount = format!("{} tokens", account.pending.to_tokens());
+    match account.releases.first() {
+        Some(next) => format!("{amount}, {} of them until {}", next.amount.to_tokens(), next.free_at),
+        None => amount,
+    }
 }

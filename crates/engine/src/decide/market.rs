@@ -83,7 +83,7 @@ impl Deciding<'_> {
         Ok(Answer::Done)
     }
 
-    /// Frees stake whose delay is over and closes the epoch that ended.
+    /// Frees stake whose delay is over and pay that was held back for long enough, and closes the epoch that ended.
     pub(super) fn settle_accounts(&mut self) {
         for _ in 0..SETTLED_MAX {
             let due = self.state.unbonding.first_key_value();
@@ -92,6 +92,14 @@ impl Deciding<'_> {
             };
             let (free_at_ms, account, amount) = (*free_at_ms, *account, *amount);
             self.emit(Event::Unbonded { account, amount, free_at_ms });
+        }
+        for _ in 0..SETTLED_MAX {
+            let due = self.state.pending.first_key_value();
+            let Some(((free_at_ms, account), amount)) = due.filter(|((at, _), _)| *at <= self.now_ms) else {
+                break;
+            };
+            let (free_at_ms, account, amount) = (*free_at_ms, *account, *amount);
+            self.emit(Event::PayReleased { account, amount, free_at_ms });
         }
         if self.state.epoch_ends_ms().is_some_and(|at| at <= self.now_ms) {
             let epoch = self.state.epoch.number.expect("it ended");

@@ -139,7 +139,9 @@ impl Deciding<'_> {
             Policy::Quorum { agree } => (1 + replicas..agree).map(|_| run.units().collect()).collect(),
             Policy::Audit { .. } if replicas > 0 => vec![],
             Policy::Audit { rate_min_ppm } => {
-                let trust = self.audit_rate_ppm(self.state.workers[&worker].streak, rate_min_ppm);
+                let price = self.state.jobs[&job].spec.stage_of(run.first).unit_price;
+                let terms = self.state.audit_terms(worker, price, run.count.into());
+                let trust = terms.rate_ppm(rate_min_ppm);
                 let units: Vec<u64> = run
                     .units()
                     .enumerate()
@@ -166,16 +168,6 @@ impl Deciding<'_> {
             let looks = vec![LookPlan { check, units, kind: CheckKind::Canary }];
             self.emit(Event::LooksPlanned { package: id, looks });
         }
-    }
-
-    /// A worker's audit rate: always, until it has a record; then 1/n for n consecutive valid packages, after BOINC's
-    /// adaptive replication, and never below the job's or the market's floor.
-    fn audit_rate_ppm(&self, streak: u32, rate_min_ppm: u32) -> u32 {
-        let params = &self.state.params;
-        if streak < params.trust_after_packages {
-            return 1_000_000;
-        }
-        (1_000_000 / streak.max(1)).max(rate_min_ppm).max(params.audit_rate_floor_ppm).min(1_000_000)
     }
 
     /// Numbers new checks and says which of them the job can still pay.

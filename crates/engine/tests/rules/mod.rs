@@ -30,9 +30,14 @@ pub fn key(n: u8) -> PublicKey {
     PublicKey([n; 32])
 }
 
-/// A world with a client who has a token, and these workers.
+/// A world with a client who has a token, and these workers, who are paid at once.
 pub fn world(workers: &[u8]) -> World {
-    let mut world = World::new(Params::default());
+    world_with(Params { appeal_ms: 0, ..Params::default() }, workers)
+}
+
+/// A world with a client who has a token, and these workers.
+pub fn world_with(params: Params, workers: &[u8]) -> World {
+    let mut world = World::new(params);
     world.fund(CLIENT, 1);
     for worker in workers {
         world.announce(key(*worker));

@@ -68,9 +68,12 @@ async fn a_job_is_run_checked_by_the_verifier_paid_and_joined() {
     assert_eq!((total(PaymentKind::Treasury), total(PaymentKind::Burn)), (6 * 50, 6 * 50));
     assert_eq!(total(PaymentKind::Refund), 6 * 1000);
     let account: api::Account = rig.get(&format!("/v1/accounts/{}", worker.account)).await;
-    assert_eq!((account.earned, account.available), (Amount(5400), Amount(5400)));
+    assert_eq!((account.earned, account.available), (Amount(5400), Amount::ZERO));
+    assert_eq!(account.pending, Amount(5400), "pay is held back for a while");
+    assert_eq!(account.releases.iter().map(|release| release.amount.0).sum::<u64>(), 5400);
     let ledger: Ledger = rig.get("/v1/ledger").await;
-    assert_eq!(ledger.deposited.0, ledger.available.0 + ledger.held.0 + ledger.treasury.0 + ledger.burned.0);
+    let accounts = ledger.available.0 + ledger.pending.0;
+    assert_eq!(ledger.deposited.0, accounts + ledger.held.0 + ledger.treasury.0 + ledger.burned.0);
 }
 
 #[tokio::test]
