@@ -17,5 +17,5 @@ mod unit;
 pub use crate::{
     device::{ADAPTER_VARIABLE, Gpu},
     error::GpuError,
-    unit::{Pending, Program, RING_LENGTH, UnitOutcome},
+    unit::{Pending, Program, RING_LENGTH, UnitOutcome, device_bytes},
 };

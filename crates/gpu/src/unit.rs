@@ -17,6 +17,9 @@ use crate::{Gpu, GpuError, calibration::Calibration};
 /// is read back.
 pub const RING_LENGTH: usize = 3;
 
+/// Memory that the buffer sets of one program may take before there are fewer of them. One set there is always.
+const RING_BYTES_MAX: u64 = 512 << 20;
+
 /// What a unit computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitOutcome {
@@ -34,6 +37,8 @@ pub struct Program {
 struct Core {
     gpu: Gpu,
     plan: Arc<Plan>,
+    /// Units that may be in flight.
+    ring_length: usize,
     /// For each buffer of the plan that is filled from a blob, that blob on the device.
     blobs: Vec<Option<Arc<wgpu::Buffer>>>,
     kernels: Vec<Kernel>,
@@ -118,6 +123,7 @@ impl Program {
         }
         let core = Core {
             gpu: gpu.clone(),
+            ring_length: ring_length(&plan),
             plan,
             blobs: uploaded,
             kernels,
@@ -146,6 +152,11 @@ impl Program {
         &self.core.plan
     }
 
+    /// Whether another unit may be submitted: as many may be in flight as there is memory for, at most [`RING_LENGTH`].
+    pub fn has_room(&self) -> bool {
+        self.core.lock().in_flight < self.core.ring_length
+    }
+
     /// For each kernel with `auto` overrides whose search has ended, the value that stays.
     pub fn calibrated(&self) -> BTreeMap<String, u32> {
         let state = self.core.lock();
@@ -170,8 +181,8 @@ impl Program {
             check_length(|| format!("input {index}"), expected, input.as_ref())?;
         }
         let mut state = core.lock();
-        if state.in_flight >= RING_LENGTH {
-            return Err(GpuError::RingFull(RING_LENGTH));
+        if state.in_flight >= core.ring_length {
+            return Err(GpuError::RingFull(core.ring_length));
         }
         let variants = core.choose(&mut state)?;
         let slot = match state.free.pop() {
@@ -549,6 +560,25 @@ impl Core {
             .collect();
         Ok((outputs, Some(pass_ns)))
     }
+}
+
+/// Units of a plan that may be in flight.
+fn ring_length(plan: &Plan) -> usize {
+    (RING_BYTES_MAX / set_bytes(plan).max(1)).clamp(1, RING_LENGTH as u64) as usize
+}
+
+/// Bytes of one set of buffers: a unit's own, and its outputs once more to be read back.
+fn set_bytes(plan: &Plan) -> u64 {
+    let own = plan.buffers.iter().filter(|buffer| !matches!(buffer.source, Source::Blob(_)));
+    let read_back = plan.outputs.iter().map(|&output| &plan.buffers[output]);
+    own.chain(read_back).map(|buffer| buffer.size_bytes).sum()
+}
+
+/// Bytes of device memory that a program takes at most: its blobs, and the buffers of all units that may be in flight.
+pub fn device_bytes(plan: &Plan) -> u64 {
+    let blobs = plan.buffers.iter().filter(|buffer| matches!(buffer.source, Source::Blob(_)));
+    let shared: u64 = blobs.map(|buffer| buffer.size_bytes).sum();
+    shared + ring_length(plan) as u64 * set_bytes(plan)
 }
 
 fn check_length(what: impl FnOnce() -> String, expected: u64, bytes: &[u8]) -> Result<(), GpuError> {

@@ -10,8 +10,8 @@ use protocol::{
 
 use crate::{
     AUTO_CANDIDATES, AXES_MAX, BINDINGS_MAX, BUFFER_BYTES_MAX, BUFFERS_MAX, FEATURES, INPUTS_MAX,
-    INVOCATIONS_MAX, KERNEL_BYTES_MAX, KERNELS_MAX, MEMORY_BYTES_MAX, OUTPUTS_MAX, PASSES_MAX, TIME_MS_MAX,
-    UNIFORM_BYTES_MAX, WORKGROUP_BYTES_MAX, WORKGROUPS_MAX,
+    INVOCATIONS_MAX, KERNEL_BYTES_MAX, KERNELS_BYTES_MAX, KERNELS_MAX, MEMORY_BYTES_MAX, OUTPUTS_MAX,
+    PASSES_MAX, TIME_MS_MAX, UNIFORM_BYTES_MAX, WORKGROUP_BYTES_MAX, WORKGROUPS_MAX,
     error::{Problem, ProgramError},
     plan::{Access, Binding, Buffer, Kernel, Pass, Plan, Source, Variant},
     wgsl::{Compiled, Resource},
@@ -42,6 +42,14 @@ pub(crate) fn check(manifest: &Manifest, texts: &BTreeMap<Hash, String>) -> Resu
     if outputs.is_empty() {
         let fix = "give the buffer that holds the result \"output\": 0";
         return Err(Problem::new("program.buffers", "no buffer is an output", fix).manifest());
+    }
+
+    // Each kernel's text is read for itself.
+    let text_bytes: usize =
+        program.kernels.values().filter_map(|kernel| texts.get(&kernel.blob)).map(String::len).sum();
+    if text_bytes > KERNELS_BYTES_MAX {
+        let message = format!("the kernels' texts are larger than {KERNELS_BYTES_MAX} bytes together");
+        return Err(Problem::new("program.kernels", message, "move tables into a buffer").limit());
     }
 
     let mut kernels = Vec::new();

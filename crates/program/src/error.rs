@@ -63,7 +63,8 @@ impl fmt::Display for Problem {
 
 impl Problem {
     pub(crate) fn new(field: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { field: field.into(), kernel: None, message: message.into(), fix: fix.into(), at: None }
+        let [field, message, fix] = [field.into(), message.into(), fix.into()].map(shortened);
+        Self { field, kernel: None, message, fix, at: None }
     }
 
     pub(crate) fn of_kernel(mut self, kernel: &str, at: Option<(u32, u32)>) -> Self {
@@ -99,6 +100,25 @@ impl Problem {
     pub(crate) fn dispatch(self) -> ProgramError {
         ProgramError::Dispatch(self.into())
     }
+}
+
+/// Most bytes of a text that a problem carries: names in it are a stranger's, and may be as long as a manifest.
+const TEXT_BYTES_MAX: usize = 2_000;
+
+/// `text` on one line and not too long: problems go to terminals, logs and answers.
+fn shortened(text: String) -> String {
+    if text.len() <= TEXT_BYTES_MAX && !text.contains(char::is_control) {
+        return text;
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if short.len() > TEXT_BYTES_MAX {
+            short.push('…');
+            break;
+        }
+        short.push(if c.is_control() { ' ' } else { c });
+    }
+    short
 }
 
 impl ProgramError {

@@ -10,7 +10,9 @@
 mod check;
 mod error;
 mod fit;
+mod outline;
 mod plan;
+mod size;
 mod text;
 mod wgsl;
 mod work;
@@ -61,6 +63,19 @@ pub const WORKGROUPS_MAX: u32 = 65_535;
 pub const INVOCATIONS_MAX: u32 = 1024;
 /// Bytes of workgroup memory. WebGPU promises 16 KiB; larger devices are asked for by [`fits`].
 pub const WORKGROUP_BYTES_MAX: u32 = 64 << 10;
+/// Bytes of the texts of all kernels of a program. naga reads the largest in seconds.
+pub const KERNELS_BYTES_MAX: usize = 512 << 10;
+/// Tokens of one function: naga's time grows with the square of a function's length, and is half a second here.
+pub const FUNCTION_TOKENS_MAX: usize = 16 << 10;
+/// Values that the constants of a text stand for, each as often as it is used: naga writes them out.
+pub const CONSTANT_VALUES_MAX: u64 = 256 << 10;
+/// Expressions of an entry point with every call written out, as drivers do.
+pub const EXPRESSIONS_MAX: u64 = 128 << 10;
+/// Bytes of the variables of one invocation. WGSL promises as much for each function; here it is for all together, since a large
+/// device keeps a quarter of a million invocations at once.
+pub const INVOCATION_BYTES_MAX: u64 = 8 << 10;
+/// Bytes of an array or struct that is used as a whole. WGSL promises arrays of 2,047 elements.
+pub const VALUE_BYTES_MAX: u64 = 8 << 10;
 /// WebGPU features that a manifest may need.
 pub const FEATURES: [&str; 3] = [protocol::FEATURE_LONG_LOOPS, "shader-f16", "subgroups"];
 

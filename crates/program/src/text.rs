@@ -76,19 +76,30 @@ impl<'a> Extensions<'a> {
 }
 
 /// Offset of the first byte from `at` on that is neither white space nor a comment.
-fn after_blanks(text: &str, mut at: usize) -> usize {
+pub(crate) fn after_blanks(text: &str, mut at: usize) -> usize {
     loop {
         let rest = &text[at..];
-        let trimmed = rest.trim_start();
+        let trimmed = rest.trim_start_matches(is_blank);
         at += rest.len() - trimmed.len();
         if trimmed.starts_with("//") {
-            at += trimmed.find('\n').unwrap_or(trimmed.len());
+            at += line_comment_length(trimmed);
         } else if trimmed.starts_with("/*") {
             at += block_comment_length(trimmed);
         } else {
             return at;
         }
     }
+}
+
+/// What WGSL takes for white space: Unicode's Pattern_White_Space.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\u{9}'..='\u{d}' | ' ' | '\u{85}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Length of the line comment that `text` starts with. Not only `\n` ends one: what hid behind another end would be read by the
+/// compiler alone.
+fn line_comment_length(text: &str) -> usize {
+    text.find(|c| matches!(c, '\u{a}'..='\u{d}' | '\u{85}' | '\u{2028}' | '\u{2029}')).unwrap_or(text.len())
 }
 
 /// Length of the block comment that `text` starts with; they nest.
@@ -129,7 +140,7 @@ pub(crate) fn too_deep(text: &str) -> Option<usize> {
     while at < bytes.len() {
         match bytes[at] {
             b'/' if bytes.get(at + 1) == Some(&b'/') => {
-                at += text[at..].find('\n').unwrap_or(bytes.len() - at);
+                at += line_comment_length(&text[at..]);
                 continue;
             }
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
@@ -220,5 +231,8 @@ mod tests {
         assert!(too_deep(&format!("fn f() {{ if a {{}}{} }}", " else if a {}".repeat(2000))).is_some());
         assert_eq!(too_deep(&format!("const x = array({});", "-1.5, ".repeat(20000))), None);
         assert_eq!(too_deep(&format!("// {}\nconst x = 1;", "+1".repeat(2000))), None);
+        for end in ["\n", "\r", "\u{b}", "\u{c}", "\u{85}", "\u{2028}", "\u{2029}"] {
+            assert!(too_deep(&format!("// a{end}const x = 1{};", "+1".repeat(2000))).is_some(), "{end:?}");
+        }
     }
 }

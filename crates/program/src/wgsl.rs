@@ -11,9 +11,11 @@ use naga::{
 };
 
 use crate::{
+    CONSTANT_VALUES_MAX, EXPRESSIONS_MAX, FUNCTION_TOKENS_MAX, INVOCATION_BYTES_MAX, VALUE_BYTES_MAX,
     error::{Problem, ProgramError},
+    outline::{self, TooMuch},
     plan::Access,
-    text, work,
+    size, text, work,
 };
 
 /// A kernel that compiled.
@@ -78,6 +80,21 @@ impl<'a> Compiled<'a> {
             return Err(problem("the code is nested too deeply".into(), fix, at).limit());
         }
 
+        if let Some((what, offset)) = outline::too_much(text) {
+            let at = Some(text::line_and_column(text, offset));
+            let (message, fix) = match what {
+                TooMuch::Function => (
+                    format!("the function has more than {FUNCTION_TOKENS_MAX} tokens"),
+                    "split it, or write a loop",
+                ),
+                TooMuch::Constants => (
+                    format!("the constants stand for more than {CONSTANT_VALUES_MAX} values"),
+                    "move tables into a buffer, and declare zero arrays as var without a value",
+                ),
+            };
+            return Err(problem(message, fix, at).limit());
+        }
+
         let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         if extensions.enables("f16") {
             capabilities |= Capabilities::SHADER_FLOAT16;
@@ -133,7 +150,34 @@ impl<'a> Compiled<'a> {
             let message = format!("the entry point {name:?} is not a compute shader");
             return Err(self.problem(message, "mark it with @compute and @workgroup_size", None).wgsl());
         }
+        self.bounded(index)?;
         Ok(index)
+    }
+
+    /// Refuses what a driver's compiler could not take, or an invocation not keep.
+    fn bounded(&self, entry: usize) -> Result<(), ProgramError> {
+        let size = size::of_entry(&self.module, &self.info, entry);
+        let refuse = |message: String, fix: &str| Err(self.problem(message, fix, None).limit());
+        if size.expressions > EXPRESSIONS_MAX {
+            let message =
+                format!("with every call written out there are more than {EXPRESSIONS_MAX} expressions");
+            return refuse(message, "call functions from loops instead of again and again");
+        }
+        if size.invocation_bytes > INVOCATION_BYTES_MAX {
+            let message = format!(
+                "the variables of one invocation take {} bytes of {INVOCATION_BYTES_MAX}",
+                size.invocation_bytes
+            );
+            return refuse(message, "keep less in private and function variables, or use a scratch buffer");
+        }
+        if size.value_bytes > VALUE_BYTES_MAX {
+            let message = format!(
+                "an array or struct of {} bytes is used as a whole; there may be {VALUE_BYTES_MAX}",
+                size.value_bytes
+            );
+            return refuse(message, "read and write its elements one by one");
+        }
+        Ok(())
     }
 
     /// The buffers that the entry point uses, by binding.

@@ -22,6 +22,8 @@ use crate::plan::{Buffer, Kernel, Pass};
 pub const ROUNDS_UNKNOWN: u64 = 32;
 /// Rounds of one loop that are believed.
 const ROUNDS_MAX: u64 = 1 << 32;
+/// How far back a loop's bound is looked up. Each step may look at two expressions.
+const LOOK_BACK_MAX: u32 = 8;
 
 /// What one unit costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +78,9 @@ impl Counting<'_> {
 
     fn statement(&self, statement: &Statement) -> u64 {
         match statement {
-            Statement::Emit(range) => range.clone().map(|handle| self.expression(handle)).sum(),
+            Statement::Emit(range) => {
+                range.clone().map(|handle| self.expression(handle)).fold(0, u64::saturating_add)
+            }
             Statement::Block(block) => self.block(block),
             Statement::If { accept, reject, .. } => self.block(accept).max(self.block(reject)),
             Statement::Switch { cases, .. } => {
@@ -177,6 +181,11 @@ impl Counting<'_> {
 
     /// A number that is known before the kernel runs.
     fn value(&self, handle: Handle<Expression>) -> Option<u64> {
+        self.value_within(handle, LOOK_BACK_MAX)
+    }
+
+    fn value_within(&self, handle: Handle<Expression>, steps: u32) -> Option<u64> {
+        let steps = steps.checked_sub(1)?;
         match self.function.expressions[handle] {
             Expression::Literal(literal) => number(literal),
             Expression::Constant(constant) => {
@@ -185,9 +194,9 @@ impl Counting<'_> {
                     _ => None,
                 }
             }
-            Expression::As { expr, .. } => self.value(expr),
+            Expression::As { expr, .. } => self.value_within(expr, steps),
             Expression::Binary { op, left, right } => {
-                let (left, right) = (self.value(left)?, self.value(right)?);
+                let (left, right) = (self.value_within(left, steps)?, self.value_within(right, steps)?);
                 match op {
                     BinaryOperator::Add => left.checked_add(right),
                     BinaryOperator::Subtract => left.checked_sub(right),

@@ -250,6 +250,10 @@ async fn program(context: &Context, id: Hash) -> Result<Arc<Program>, Refusal> {
     let device = context.device();
     program::fits(&plan, &device.limits, &device.features)
         .map_err(|misfit| program_failed(misfit.to_string()))?;
+    let (needed, lent) = (plan.memory_bytes, context.offer.memory_bytes);
+    if lent > 0 && needed > lent {
+        return Err(program_failed(format!("a unit takes {needed} bytes and this worker lends {lent}")));
+    }
     let mut blobs = BTreeMap::new();
     for buffer in &plan.buffers {
         let program::Source::Blob(hash) = buffer.source else { continue };

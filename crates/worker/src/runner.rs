@@ -275,7 +275,9 @@ impl<D: Device> Runner<D> {
     /// Takes programs off the device until another one fits into the memory that is lent. Not while they run.
     fn make_room(&mut self, program: &Program) -> bool {
         let lent = self.context.offer.memory_bytes;
-        let bytes = |program: &Program| program.manifest.limits.memory_bytes_max;
+        let bytes = |program: &Program| {
+            program.manifest.limits.memory_bytes_max.max(gpu::device_bytes(&program.plan))
+        };
         while lent > 0
             && self.loaded.iter().map(|loaded| bytes(loaded)).fold(bytes(program), u64::saturating_add) > lent
         {
@@ -285,7 +287,7 @@ impl<D: Device> Runner<D> {
                     .any(|(_, step)| matches!(step, Step::Unit { package, .. } if package.program.id == id))
             };
             let Some(at) = self.loaded.iter().position(|loaded| !runs(loaded.id)) else {
-                // A job that is larger than what is lent has the device for itself.
+                // With all its units in flight it may take more than what is lent: then it has the device for itself.
                 return self.loaded.is_empty();
             };
             self.device.unload(self.loaded.remove(at).id);

@@ -24,8 +24,17 @@ const REQUESTS_MAX: usize = 4;
 /// Shader compilers recurse: naga in here, and some drivers.
 const STACK_BYTES: usize = 64 << 20;
 
+/// When memory runs out, Linux ends this process first: what a stranger's program took must not cost the worker, or whatever else
+/// runs on the machine. From 0 to 1000.
+#[cfg(target_os = "linux")]
+const OOM_SCORE: &str = "1000";
+
 /// Opens the device that the environment selects and obeys the parent until its end of the pipe closes.
 pub fn serve(mut input: impl Read, output: impl Write + Send + 'static) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        tracing::debug!(%error, "the executor is not marked as the first to end when memory runs out");
+    }
     let (requests, queue) = mpsc::sync_channel(REQUESTS_MAX);
     let (ended, has_ended) = mpsc::channel();
     std::thread::Builder::new().name("device".into()).stack_size(STACK_BYTES).spawn(move || {
@@ -122,6 +131,12 @@ impl<W: Write> Device<W> {
                 frame::write(&mut self.output, &Reply::Loaded { ticket, result }, &[])?;
             }
             Request::Run { ticket, program, input_lengths } => {
+                // Units with large buffers run one by one.
+                while !self.in_flight.is_empty()
+                    && self.programs.get(&program).is_some_and(|program| !program.has_room())
+                {
+                    self.wait_for_oldest(WAIT_SLICE)?;
+                }
                 match self.submit(program, &body, &input_lengths) {
                     Ok(pending) => self.in_flight.push_back((ticket, pending)),
                     Err(failure) => {
