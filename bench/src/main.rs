@@ -12,6 +12,8 @@ mod market;
 mod memory;
 mod overhead;
 mod peers;
+mod product;
+mod proof;
 mod report;
 mod restart;
 mod stopwatch;
@@ -42,7 +44,8 @@ struct Options {
     /// Leaves bench/RESULTS.md alone.
     #[arg(long)]
     dry_run: bool,
-    /// Measure only these parts (spine: engine, units, overhead; market: peers, engine, growth, latency, memory, restart).
+    /// Measure only these parts (spine: engine, units, overhead; market: peers, engine, growth, latency, memory, restart;
+    /// proof: products, receipts, audits, circuits).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -53,6 +56,8 @@ enum Name {
     Spine,
     /// The market beside other durable queues, and how it grows: decisions, latency, memory, restart.
     Market,
+    /// What checks and proofs cost beside the work.
+    Proof,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -61,10 +66,12 @@ fn main() -> anyhow::Result<()> {
     let name = match options.name {
         Name::Spine => "spine",
         Name::Market => "market",
+        Name::Proof => "proof",
     };
     let parts: &[&str] = match options.name {
         Name::Spine => &["engine", "units", "overhead"],
         Name::Market => &["peers", "engine", "growth", "latency", "memory", "restart"],
+        Name::Proof => &["products", "receipts", "audits", "circuits"],
     };
     if let Some(unknown) = options.only.iter().find(|only| !parts.contains(&only.as_str())) {
         bail!("{name} has no part {unknown}; it has {}", parts.join(", "));
@@ -83,6 +90,10 @@ fn main() -> anyhow::Result<()> {
             "overhead" => runtime.block_on(overhead::measure(&mut report, plexus))?,
             "peers" => runtime.block_on(peers::measure(&mut report, plexus, &options.peers))?,
             "latency" => runtime.block_on(latency::measure(&mut report, plexus))?,
+            "products" => proof::products(&mut report)?,
+            "receipts" => proof::receipts(&mut report)?,
+            "audits" => proof::audits(&mut report)?,
+            "circuits" => proof::circuits(&mut report)?,
             "memory" => runtime.block_on(memory::measure(&mut report, plexus))?,
             _ => runtime.block_on(restart::measure(&mut report, plexus, options.restart_events))?,
         }
