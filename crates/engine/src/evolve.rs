@@ -368,8 +368,8 @@ impl State {
                 // Time to yield, and then to ask.
                 let promise = Promise { job: *job, until_ms: until_ms + self.params.offer_ms_max };
                 self.worker(worker).promise = Some(promise);
-                for queue in &mut self.job(*job).queues {
-                    queue.hungry_since_ms = at_ms;
+                for stage in 0..self.jobs[job].queues.len() as u32 {
+                    self.hunger((*job, stage), at_ms);
                 }
             }
             Event::DevicesReserved { job, stage, start_ms, members } => {
@@ -583,7 +583,6 @@ impl State {
                 entry.leased_units += u64::from(run.count);
                 entry.state = JobState::Running;
                 entry.served_at_ms = at_ms;
-                entry.queue_of(run.first).hungry_since_ms = at_ms;
                 let class = entry.spec.priority;
                 let manifest = entry.spec.stages[stage as usize].manifest;
                 let recent = &mut self.worker(worker).recent;
@@ -593,6 +592,7 @@ impl State {
                     recent.push_front(manifest);
                 }
                 self.classes.insert((class, id));
+                self.hunger((job, stage), at_ms);
                 let holder = self.worker(worker);
                 if holder.promise.is_some_and(|promise| promise.job == job) {
                     holder.promise = None;
@@ -725,14 +725,25 @@ impl State {
         let new = !self.queue.contains(&(id, stage));
         self.enqueue(id, stage, false);
         if new {
-            self.jobs.get_mut(&id).expect(CORRUPT).queues[stage as usize].hungry_since_ms = at_ms;
-            let spec = &self.jobs[&id].spec;
-            if spec.stages[stage as usize].devices > 1 {
+            let job = self.job(id);
+            job.queues[stage as usize].hungry_since_ms = at_ms;
+            let (several, high) =
+                (job.spec.stages[stage as usize].devices > 1, job.spec.priority >= Priority::High);
+            if several {
                 self.gangs.insert((id, stage));
             }
-            if spec.priority >= Priority::High {
-                self.pressing.insert((id, stage));
+            if high {
+                self.pressing.insert((at_ms, id, stage));
             }
+        }
+    }
+
+    /// Notes that a stage waits for its next device from now on.
+    fn hunger(&mut self, (id, stage): (JobId, u32), at_ms: u64) {
+        let queue = &mut self.job(id).queues[stage as usize];
+        let before_ms = std::mem::replace(&mut queue.hungry_since_ms, at_ms);
+        if self.pressing.remove(&(before_ms, id, stage)) {
+            self.pressing.insert((at_ms, id, stage));
         }
     }
 
@@ -750,7 +761,8 @@ impl State {
 
     fn dequeue(&mut self, id: JobId, stage: u32) {
         self.queue.take((id, stage));
-        self.pressing.remove(&(id, stage));
+        let since_ms = self.jobs[&id].queues[stage as usize].hungry_since_ms;
+        self.pressing.remove(&(since_ms, id, stage));
         if self.gangs.remove(&(id, stage))
             && self.reservation.as_ref().is_some_and(|made| (made.job, made.stage) == (id, stage))
         {

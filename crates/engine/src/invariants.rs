@@ -1,6 +1,7 @@
 //! What must hold in every state, by number. Property tests, simulations and a production counter call the same predicates.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
@@ -85,6 +86,10 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         format!("jobs hold {held}, accounts' escrow is {escrowed}, the ledger says {}", ledger.held)
     });
 
+    let heard = LazyCell::new(|| {
+        let mut idle = state.idle.iter();
+        idle.any(|key| state.worker_reason(*key, now_ms) == Some(WorkerReason::NextRequest))
+    });
     for (id, job) in &state.jobs {
         let m = &job.money;
         let spent = sum(&mut [m.paid, m.royalties, m.treasury, m.burned, m.refunded].into_iter());
@@ -170,22 +175,19 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         expect(reason.is_some(), "I7", &|| format!("{id} has no reason"));
         // A promise must be one that some worker hears too.
         if matches!(reason, Some(JobReason::NextRequest { .. })) {
-            let heard = state.providers.iter().any(|key| {
-                let known = &state.workers[key];
-                known.leases.is_empty()
-                    && state.worker_reason(*key, now_ms) == Some(WorkerReason::NextRequest)
-            });
-            expect(heard, "I7", &|| format!("{id} waits for a request that nobody is told to make"));
+            expect(*heard, "I7", &|| format!("{id} waits for a request that nobody is told to make"));
         }
     }
 
     for (id, number) in state.queue.iter() {
-        let spec = &state.jobs[id].spec;
-        let listed = [state.gangs.contains(&(*id, *number)), state.pressing.contains(&(*id, *number))];
+        let (spec, queue) = (&state.jobs[id].spec, &state.jobs[id].queues[*number as usize]);
+        let presses = state.pressing.contains(&(queue.hungry_since_ms, *id, *number));
+        let listed = [state.gangs.contains(&(*id, *number)), presses];
         let wanted = [spec.stages[*number as usize].devices > 1, spec.priority >= Priority::High];
         expect(listed == wanted, "I8", &|| format!("stage {number} of {id} is listed as {listed:?}"));
     }
-    let listed = state.gangs.union(&state.pressing).all(|entry| state.queue.contains(entry));
+    let pressing = state.pressing.iter().map(|(_, job, stage)| (*job, *stage));
+    let listed = pressing.chain(state.gangs.iter().copied()).all(|entry| state.queue.contains(&entry));
     expect(listed, "I8", &|| "a stage is listed that does not wait".into());
     for (worker, lease) in &state.offered {
         let held = state.leases.get(lease).is_some_and(|lease| lease.worker == *worker);
@@ -255,10 +257,14 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     for lease in state.leases.values() {
         *values.entry(lease.owner).or_default() += state.value_held(lease).0;
     }
+    let mut overstating = BTreeMap::<_, usize>::new();
+    for owner in state.workers.values().filter_map(|worker| worker.counted) {
+        *overstating.entry(owner).or_default() += 1;
+    }
     for (owner, provider) in &state.owners {
         let value = values.get(owner).copied().unwrap_or(0);
         expect(provider.held.0 == value, "I8", &|| format!("{owner} holds {value}, not {}", provider.held));
-        let overstating = state.workers.values().filter(|worker| worker.counted == Some(*owner)).count();
+        let overstating = overstating.get(owner).copied().unwrap_or(0);
         expect(overstating == provider.overstating as usize, "I8", &|| {
             format!("{owner} has {overstating} workers that overstate")
         });

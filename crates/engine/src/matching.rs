@@ -23,6 +23,10 @@ use crate::{
 /// Packages of one job that a worker may hold before anybody knows how long a unit takes: one to run, one to go on with.
 const UNKNOWN_PACKAGES_MAX: usize = 2;
 
+/// Stages that are worth about the same and of which the one is chosen that a worker is most at home with: however many more
+/// there are, a request costs no more.
+const COMPARED_MAX: usize = 32;
+
 /// How much faster or slower than others a worker is believed to be when its packages are sized.
 const FASTER_MAX: u64 = 16;
 
@@ -87,8 +91,10 @@ impl State {
         let band = rank_span(self.params.affinity_band_ppm, &self.params);
         let mut best: Option<(i128, Affinity, Grant)> = None;
         let segments = |segment: &Segment| self.may_pass(worker, segment);
-        for candidate in self.queue.candidates(now_ms, &self.params, segments) {
-            if best.as_ref().is_some_and(|(rank, ..)| candidate.rank < rank - band) {
+        let mut compared = 0;
+        for candidate in self.queue.candidates(now_ms, &self.params, worker.offer.ask.0, segments) {
+            let worse = best.as_ref().is_some_and(|(rank, ..)| candidate.rank < rank - band);
+            if worse || compared == COMPARED_MAX {
                 break;
             }
             if unwanted(candidate.stage.0) {
@@ -96,6 +102,7 @@ impl State {
             }
             let Some(grant) = self.package_for(key, worker, candidate.stage, backfill_us) else { continue };
             let affinity = self.affinity(key, worker, candidate.stage);
+            compared += 1;
             match &mut best {
                 None => best = Some((candidate.rank, affinity, grant)),
                 Some((_, chosen, with)) if affinity > *chosen => (*chosen, *with) = (affinity, grant),
@@ -113,7 +120,6 @@ impl State {
         let limits = &worker.device.limits;
         segment.storage_buffer_bytes_min <= limits.storage_buffer_bytes_max
             && segment.storage_buffers <= limits.storage_buffers_max
-            && worker.offer.ask.0 <= segment.rate_max
             && segment.features.iter().all(|feature| worker.device.features.contains(feature))
     }
 
@@ -218,6 +224,34 @@ impl State {
             rendezvous: hash.0[0] >> 6,
             idle: Reverse(job.leased_units),
         }
+    }
+
+    /// Stages with units that wait for a device, and since when: units came, one was given out, or devices were reclaimed for it.
+    pub fn hungry_stages(&self) -> impl Iterator<Item = (JobId, u32, u64)> + '_ {
+        let since_ms = |(job, stage): &StageId| self.jobs[job].queues[*stage as usize].hungry_since_ms;
+        self.queue.iter().map(move |id| (id.0, id.1, since_ms(id)))
+    }
+
+    /// Whether an idle worker's next request could bring it units of this stage, as far as nothing comes before them: they suit
+    /// it, it has not failed them, and its device is not kept for something else. A stage whose units run at the same time
+    /// may be taken once all its devices are free.
+    pub fn may_take(&self, key: PublicKey, job: JobId, number: u32, now_ms: u64) -> bool {
+        let (entry, worker) = (&self.jobs[&job], &self.workers[&key]);
+        let (stage, queue) = (&entry.spec.stages[number as usize], &entry.queues[number as usize]);
+        let fits = self.suits(worker, stage).is_ok() && self.may_read(key, worker, entry);
+        if !worker.provides() || !worker.leases.is_empty() || !fits {
+            return false;
+        }
+        let plan = self.gang_plan(now_ms);
+        if stage.devices > 1 {
+            return plan.is_some_and(|plan| {
+                (plan.job, plan.stage) == (job, number)
+                    && plan.start_ms <= now_ms
+                    && plan.members.contains(&key)
+            });
+        }
+        plan.is_none_or(|plan| !plan.members.contains(&key))
+            && queue.waiting.iter().any(|run| self.may_run(key, entry, stage, run))
     }
 
     /// Whether a worker's next request brings it work.

@@ -28,11 +28,6 @@ pub struct Promise {
 }
 
 impl State {
-    /// Whether a stage has waited for long enough, and from when on it will have.
-    pub(crate) fn may_preempt_from_ms(&self, job: JobId, stage: u32) -> u64 {
-        self.jobs[&job].queues[stage as usize].hungry_since_ms + self.params.preempt_after_ms
-    }
-
     /// The leases that are to be yielded to a stage, none while a device is idle that could run it.
     pub(crate) fn victims(&self, job: JobId, number: u32) -> Vec<LeaseId> {
         let entry = &self.jobs[&job];

@@ -9,6 +9,9 @@
 //! A stage that is served goes back into line as if it had just come: a job that is being worked on does not wait. Jobs of
 //! equal standing therefore take turns, and a job that is served by nobody rises past all of them.
 //!
+//! A worker whose ask is in the middle of what a segment pays merges the sixteenths of the segment that pay enough, so that it
+//! does not pass over all that are too cheap for it one by one.
+//!
 //! With `n` waiting stages in `s` segments, a change costs O(log n) and finding work O(s + log n) plus what the worker passes over
 //! because it may not have just that.
 
@@ -60,6 +63,17 @@ impl Segment {
             rate_max: params.rate(stage).checked_ilog2().map_or(0, |log| u64::MAX >> (63 - log)),
         }
     }
+
+    /// No stage of it pays less for a reference second.
+    fn rate_min(&self) -> u64 {
+        self.rate_max - (self.rate_max >> 1)
+    }
+}
+
+/// In which sixteenth between its power of two and the next one a rate is.
+fn sixteenth(rate: u64) -> u8 {
+    let Some(log) = rate.checked_ilog2() else { return 0 };
+    (if log < 4 { rate << (4 - log) } else { rate >> (log - 4) }) as u8 & 15
 }
 
 /// The largest power of two that is not above, or 0.
@@ -79,10 +93,39 @@ struct Place {
     stage: StageId,
 }
 
+/// The stages of a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+struct Line {
+    all: BTreeSet<Place>,
+    /// The same by the sixteenth of what they pay.
+    by_rate: BTreeMap<u8, BTreeSet<Place>>,
+}
+
+impl Line {
+    fn insert(&mut self, place: Place, sixteenth: u8) {
+        self.all.insert(place);
+        self.by_rate.entry(sixteenth).or_default().insert(place);
+    }
+
+    fn remove(&mut self, place: &Place, sixteenth: u8) {
+        self.all.remove(place);
+        let places = self.by_rate.get_mut(&sixteenth).expect("a place is in its sixteenth");
+        places.remove(place);
+        if places.is_empty() {
+            self.by_rate.remove(&sixteenth);
+        }
+    }
+
+    fn contains(&self, place: &Place, sixteenth: u8) -> bool {
+        self.all.contains(place) && self.by_rate.get(&sixteenth).is_some_and(|places| places.contains(place))
+    }
+}
+
 /// A stage in line.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 struct Entry {
     segment: Segment,
+    sixteenth: u8,
     place: Place,
     /// Since when it waits.
     since_ms: u64,
@@ -93,7 +136,7 @@ struct Entry {
 /// Stages with units that may be given out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Queue {
-    segments: BTreeMap<Segment, BTreeSet<Place>>,
+    segments: BTreeMap<Segment, Line>,
     entries: BTreeMap<StageId, Entry>,
     work_ns: u128,
 }
@@ -122,28 +165,25 @@ impl Queue {
     }
 
     fn insert(&mut self, id: StageId, job: &Job, params: &Params, work_ns: u128, since_ms: u64, turn: u64) {
-        let segment = Segment::of(job, &job.spec.stages[id.1 as usize], params);
+        let stage = &job.spec.stages[id.1 as usize];
+        let (segment, sixteenth) = (Segment::of(job, stage, params), sixteenth(params.rate(stage)));
         let behind = -rank_base(job.standing, job.spec.priority, since_ms, params);
         let place = Place { deadline_ms: job.spec.deadline_ms, behind, turn, stage: id };
         match self.segments.get_mut(&segment) {
-            Some(places) => {
-                places.insert(place);
-            }
-            None => {
-                self.segments.insert(segment.clone(), BTreeSet::from([place]));
-            }
+            Some(line) => line.insert(place, sixteenth),
+            None => self.segments.entry(segment.clone()).or_default().insert(place, sixteenth),
         }
-        self.entries.insert(id, Entry { segment, place, since_ms, work_ns });
+        self.entries.insert(id, Entry { segment, sixteenth, place, since_ms, work_ns });
         self.work_ns += work_ns;
     }
 
     /// Takes a stage out of line, if it is there.
     pub fn take(&mut self, id: StageId) {
-        let Some(Entry { segment, place, work_ns, .. }) = self.entries.remove(&id) else { return };
+        let Some(Entry { segment, sixteenth, place, work_ns, .. }) = self.entries.remove(&id) else { return };
         self.work_ns -= work_ns;
-        let places = self.segments.get_mut(&segment).expect("an entry is in its segment");
-        places.remove(&place);
-        if places.is_empty() {
+        let line = self.segments.get_mut(&segment).expect("an entry is in its segment");
+        line.remove(&place, sixteenth);
+        if line.all.is_empty() {
             self.segments.remove(&segment);
         }
     }
@@ -184,17 +224,26 @@ impl Queue {
         self.work_ns
     }
 
-    /// The stages of the segments that pass, the one with the highest rank first.
+    /// The stages of the segments that pass, the one with the highest rank first. Of those that pay less than `ask` most are
+    /// left out.
     pub fn candidates<'a>(
         &'a self,
         now_ms: u64,
         params: &'a Params,
+        ask: u64,
         pass: impl Fn(&Segment) -> bool,
     ) -> Candidates<'a> {
         let growth = rank_growth(None, now_ms, params);
         let mut candidates = Candidates { heads: BinaryHeap::new(), now_ms, growth, params };
-        for (_, places) in self.segments.iter().filter(|(segment, _)| pass(segment)) {
-            candidates.push(places.iter());
+        let passes = |segment: &Segment| segment.rate_max >= ask && pass(segment);
+        for (segment, line) in self.segments.iter().filter(|(segment, _)| passes(segment)) {
+            if ask <= segment.rate_min() {
+                candidates.push(line.all.iter());
+            } else {
+                for (_, places) in line.by_rate.range(sixteenth(ask)..) {
+                    candidates.push(places.iter());
+                }
+            }
         }
         candidates
     }
@@ -203,7 +252,7 @@ impl Queue {
     pub fn ahead(&self, job: JobId, now_ms: u64, params: &Params, limit: usize) -> Option<usize> {
         self.entries.range((job, 0)..=(job, u32::MAX)).next()?;
         let mut before = BTreeSet::new();
-        for candidate in self.candidates(now_ms, params, |_| true) {
+        for candidate in self.candidates(now_ms, params, 0, |_| true) {
             if candidate.stage.0 == job || before.len() == limit {
                 break;
             }
@@ -214,12 +263,14 @@ impl Queue {
 
     /// Whether the places, the entries and the sum agree.
     pub fn is_consistent(&self) -> bool {
-        let placed = self.segments.values().map(BTreeSet::len).sum::<usize>();
+        let placed = self.segments.values().map(|line| line.all.len()).sum::<usize>();
+        let by_rate = self.segments.values().flat_map(|line| line.by_rate.values());
         let found = |(id, entry): (&StageId, &Entry)| {
-            entry.place.stage == *id
-                && self.segments.get(&entry.segment).is_some_and(|places| places.contains(&entry.place))
+            let line = self.segments.get(&entry.segment);
+            entry.place.stage == *id && line.is_some_and(|line| line.contains(&entry.place, entry.sixteenth))
         };
         placed == self.entries.len()
+            && by_rate.map(BTreeSet::len).sum::<usize>() == placed
             && self.entries.iter().all(found)
             && self.entries.values().map(|entry| entry.work_ns).sum::<u128>() == self.work_ns
     }

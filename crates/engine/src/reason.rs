@@ -288,9 +288,6 @@ impl State {
     }
 
     fn unfinished_reason(&self, id: JobId, job: &Job, now_ms: u64) -> JobReason {
-        let readers = self.providers.iter().map(|key| (*key, &self.workers[key]));
-        let online: Vec<_> = readers.filter(|(key, worker)| self.may_read(*key, worker, job)).collect();
-        let count = online.len() as u64;
         let (leased, checking) = (job.leased_units, job.checking_units);
         if job.overdue {
             return JobReason::Overdue { leased, checking };
@@ -302,9 +299,13 @@ impl State {
             let (leased, checking, waiting) = (job.leased_units, job.checking_units, job.waiting_units());
             return JobReason::Running { leased, checking, waiting };
         }
+        let readers = self.providers.iter().map(|key| (*key, &self.workers[key]));
+        let readers = readers.filter(|(key, worker)| self.may_read(*key, worker, job));
         if job.waiting_units() == 0 {
-            return self.checking_reason(job, count);
+            return self.checking_reason(job, readers);
         }
+        let online: Vec<_> = readers.collect();
+        let count = online.len() as u64;
         if online.is_empty()
             && let Some((recipients, online)) = self.recipients(job)
         {
@@ -382,7 +383,11 @@ impl State {
         Some((since_ms + work_us / 1_000).saturating_sub(now_ms))
     }
 
-    fn checking_reason(&self, job: &Job, online: u64) -> JobReason {
+    fn checking_reason<'a>(
+        &self,
+        job: &Job,
+        online: impl Iterator<Item = (PublicKey, &'a Worker)>,
+    ) -> JobReason {
         let checking = job.checking_units;
         let stuck = job.committed.iter().any(|id| {
             let crate::PackageState::Committed { checks, .. } = &self.packages[id].state else {
@@ -401,7 +406,11 @@ impl State {
         if let (true, Some((recipients, online))) = (stuck, self.recipients(job)) {
             return JobReason::RecipientsAway { recipients, online, checking };
         }
-        if stuck { JobReason::NoChecker { checking, online } } else { JobReason::Checking { checking } }
+        if stuck {
+            JobReason::NoChecker { checking, online: online.count() as u64 }
+        } else {
+            JobReason::Checking { checking }
+        }
     }
 
     /// Why a worker is idle or what it does; nothing when there is no such worker.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 9;
+pub const SNAPSHOT_VERSION: u32 = 10;
 
 /// The state of one market.
 ///
@@ -65,8 +65,8 @@ pub struct State {
     pub(crate) queue: Queue,
     /// Those of them whose units run at the same time.
     pub(crate) gangs: BTreeSet<(JobId, u32)>,
-    /// Those of them that may reclaim devices.
-    pub(crate) pressing: BTreeSet<(JobId, u32)>,
+    /// Those of them that may reclaim devices, by since when they wait for one.
+    pub(crate) pressing: BTreeSet<(u64, JobId, u32)>,
     /// Leases of packages by their jobs' class.
     pub(crate) classes: BTreeSet<(Priority, LeaseId)>,
     /// Leases whose workers did not ask for them and have not fetched them yet.
@@ -834,9 +834,8 @@ impl State {
         // Looked at again a little later when there was nothing to reclaim.
         let preempt = self
             .pressing
-            .iter()
-            .map(|(job, stage)| self.may_preempt_from_ms(*job, *stage).max(now_ms + 1_000))
-            .min()
+            .first()
+            .map(|(since_ms, ..)| (since_ms + self.params.preempt_after_ms).max(now_ms + 1_000))
             .filter(|_| !self.classes.is_empty());
         let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
         let booking = self.booking_ends.first().map(|(at, _)| *at);

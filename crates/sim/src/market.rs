@@ -38,7 +38,8 @@ pub(crate) struct Record {
     pub(crate) problems: Vec<String>,
 }
 
-/// The journal, where one is needed: a state, and the encoded events since.
+/// The journal, where one is needed: the state of what was read before, and the encoded events since. Each event is read
+/// once, however often the market comes back.
 #[derive(Debug, Default)]
 struct Kept {
     base: State,
@@ -47,25 +48,19 @@ struct Kept {
 }
 
 impl Kept {
-    fn state(&self) -> State {
-        let mut state = self.base.clone();
-        self.fold(&mut state);
-        state
-    }
-
-    fn fold(&self, state: &mut State) {
-        for (at_ms, bytes) in &self.tail {
-            state.evolve(*at_ms, &borsh::from_slice(bytes).expect("what was written reads"));
+    fn state(&mut self) -> &State {
+        for (at_ms, bytes) in self.tail.drain(..) {
+            self.base.evolve(at_ms, &borsh::from_slice(&bytes).expect("what was written reads"));
         }
+        self.tail_bytes = 0;
+        &self.base
     }
 
     fn push(&mut self, at_ms: u64, bytes: Vec<u8>) {
         self.tail_bytes += bytes.len();
         self.tail.push((at_ms, bytes));
         if self.tail_bytes > TAIL_BYTES_MAX {
-            let mut base = std::mem::take(&mut self.base);
-            self.fold(&mut base);
-            *self = Self { base, ..Self::default() };
+            self.state();
         }
     }
 }
@@ -106,8 +101,8 @@ impl Record {
     }
 
     /// The state that the journal gives.
-    pub(crate) fn replayed(&self) -> Option<State> {
-        self.kept.as_ref().map(Kept::state)
+    pub(crate) fn replayed(&mut self) -> Option<&State> {
+        self.kept.as_mut().map(Kept::state)
     }
 
     /// Appends a group that begins at `first_seq`, unless somebody else's group is there already: the journal's key is the
@@ -276,11 +271,17 @@ impl<A> Market<A> {
         if record.end != seq - self.pending.len() as u64 {
             return;
         }
-        let Some(mut state) = record.replayed() else { return };
-        for (at_ms, event) in &self.pending {
-            state.evolve(*at_ms, event);
-        }
-        if state != self.state {
+        let Some(state) = record.replayed() else { return };
+        let same = if self.pending.is_empty() {
+            *state == self.state
+        } else {
+            let mut state = state.clone();
+            for (at_ms, event) in &self.pending {
+                state.evolve(*at_ms, event);
+            }
+            state == self.state
+        };
+        if !same {
             record.problems.push(format!("the journal's {seq} events give another state"));
         }
     }

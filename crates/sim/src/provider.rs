@@ -67,6 +67,8 @@ pub(crate) struct Provider {
     pub(crate) asked_us: u64,
     /// Whether a timer looks after the request.
     pub(crate) ask_timer: bool,
+    /// When it last was given, or gave back, a lease.
+    pub(crate) stirred_us: u64,
     pub(crate) online_since_us: u64,
     pub(crate) online_us: u64,
     seen: VecDeque<LeaseId>,
@@ -92,6 +94,7 @@ impl Provider {
             asking: None,
             asked_us: 0,
             ask_timer: false,
+            stirred_us: 0,
             online_since_us: 0,
             online_us: 0,
             seen: VecDeque::new(),

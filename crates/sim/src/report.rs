@@ -26,6 +26,8 @@ pub struct Report {
     pub journal_bytes: u64,
     /// Checks of the invariants.
     pub invariant_checks: u64,
+    /// Looks at whether a stage waits too long while a device is idle that may take it.
+    pub waiting_checks: u64,
     /// What was refused, by its kind.
     pub refusals: Vec<(String, u64)>,
     /// What went wrong on purpose.
@@ -99,8 +101,14 @@ pub struct JobCounts {
     pub done: u64,
     /// Ended by their owner.
     pub cancelled: u64,
-    /// Ended with parked units.
+    /// Ended with units that have no result.
     pub incomplete: u64,
+    /// Of those, because their deadline passed.
+    pub overdue: u64,
+    /// Orders whose deadline passed before the market took them.
+    pub given_up: u64,
+    /// Packages that a replica went on with.
+    pub passed_on: u64,
     /// Times that an owner held a job back.
     pub pauses: u64,
 }
@@ -122,6 +130,8 @@ pub struct UnitCounts {
     pub parked: u64,
     /// Committed before the rest of their package was yielded to a higher class.
     pub yielded: u64,
+    /// Not wanted any more, because their job's loop ended before.
+    pub skipped: u64,
     /// Committed by cheats and wrong.
     pub wrong_committed: u64,
     /// Wrong and accepted because no check was drawn for them.

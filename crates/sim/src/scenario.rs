@@ -156,6 +156,10 @@ pub struct Population {
     pub ask: (u64, u64),
     /// Providers that are the second device of their predecessor's owner.
     pub second_devices_ppm: u32,
+    /// Owners that have bonded a stake.
+    pub staked_ppm: u32,
+    /// How much, in tokens: least and most.
+    pub stake_tokens: (u64, u64),
 }
 
 impl Default for Population {
@@ -173,6 +177,8 @@ impl Default for Population {
             asking_ppm: 0,
             ask: (0, 0),
             second_devices_ppm: 100_000,
+            staked_ppm: 0,
+            stake_tokens: (0, 0),
         }
     }
 }
@@ -222,6 +228,40 @@ pub struct Stream {
     /// Units that fail on every device.
     #[serde(default)]
     pub poison_ppm: u32,
+    /// From submission to a job's deadline: least and most. Absent, there is none.
+    pub deadline_s: Option<(u64, u64)>,
+    /// Owners that compute each unit at the same time.
+    #[serde(default = "one_device")]
+    pub replicas: u32,
+    /// Stages after the first one.
+    #[serde(default)]
+    pub then: Vec<Then>,
+    /// Iterations at most: least and most. The first stage then reads what the last one put out in the iteration before, and
+    /// the job ends with the first iteration that changes nothing: any after the first, or none.
+    pub iterate: Option<(u32, u32)>,
+}
+
+/// A stage that reads what the one before it put out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Then {
+    /// Units of the stage before that each unit reads, and no other one does; 0: all of them, by a single unit.
+    pub gather: u64,
+    /// As the stream's.
+    pub unit_ms: (u64, u64),
+    /// As the stream's.
+    #[serde(default = "one_device")]
+    pub devices: u32,
+    /// As the stream's.
+    #[serde(default = "one_device")]
+    pub replicas: u32,
+}
+
+impl Then {
+    /// Units of this stage after one of `before` units.
+    pub(crate) fn units(&self, before: u64) -> u64 {
+        before.checked_div(self.gather).map_or(1, |_| before.div_ceil(self.gather))
+    }
 }
 
 fn one() -> u64 {
@@ -308,6 +348,49 @@ pub enum WorkloadError {
     /// A range the wrong way round.
     #[error("ask is [least, most]")]
     Ask,
+    /// A range the wrong way round, or more than there can be.
+    #[error("stake_tokens of providers is [least, most], at most {STAKE_TOKENS_MAX}")]
+    Stake,
+}
+
+/// What one provider may have bonded: with a hundred thousand of them less than all the money there can be.
+const STAKE_TOKENS_MAX: u64 = 5_000;
+/// Outputs that one unit may read.
+const GATHER_MAX: u64 = 4_096;
+
+impl Stream {
+    /// Whether what runs at once, or one after the other, fits together.
+    fn check_stages(&self) -> Result<(), &'static str> {
+        if self.deadline_s.is_some_and(|(least, most)| least == 0 || least > most || most > 31_536_000) {
+            return Err("deadline_s is [least, most], from a second to a year");
+        }
+        if self.iterate.is_some_and(|(least, most)| least < 2 || least > most || most > 1_000) {
+            return Err("iterate is [least, most], from 2 to 1 000");
+        }
+        if self.iterate.is_some() && !self.exact {
+            return Err("a loop ends when nothing changes, so its results are exact");
+        }
+        let mut units = self.units.1;
+        for then in &self.then {
+            if then.gather > GATHER_MAX || then.gather == 0 && units > GATHER_MAX {
+                return Err("a unit reads at most 4 096 others");
+            }
+            units = then.units(units);
+        }
+        if self.iterate.is_some() && units > GATHER_MAX {
+            return Err("the first stage of a loop reads all of the last one, at most 4 096 units");
+        }
+        let stages = self.then.iter().map(|then| (then.devices, then.replicas));
+        for (devices, replicas) in stages.chain([(self.devices, self.replicas)]) {
+            if !(1..=64).contains(&devices) || !(1..=5).contains(&replicas) {
+                return Err("devices are 1 to 64, replicas 1 to 5");
+            }
+            if replicas > 1 && (devices > 1 || self.package_units.is_some_and(|units| units > 1)) {
+                return Err("a unit with replicas is a package of its own, on one device");
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Workload {
@@ -319,6 +402,9 @@ impl Workload {
     pub fn parse(text: &str) -> Result<Self, WorkloadError> {
         let workload: Self = toml::from_str(text)?;
         let p = &workload.providers;
+        if p.stake_tokens.0 > p.stake_tokens.1 || p.stake_tokens.1 > STAKE_TOKENS_MAX {
+            return Err(WorkloadError::Stake);
+        }
         let shares = [p.cheats_ppm, p.colluders_ppm, p.lazy_ppm, p.boasters_ppm];
         if shares.into_iter().map(u64::from).sum::<u64>() > 1_000_000 {
             return Err(WorkloadError::Shares);
@@ -337,8 +423,12 @@ impl Workload {
             if stream.units.0 == 0 || stream.units.0 > stream.units.1 || stream.units.1 > 1_000_000 {
                 return refuse("units is [least, most], from 1 to 1 000 000");
             }
-            if stream.unit_ms.0 == 0 || stream.unit_ms.0 > stream.unit_ms.1 || stream.unit_ms.1 > 3_600_000 {
+            let times = stream.then.iter().map(|then| then.unit_ms).chain([stream.unit_ms]);
+            if times.into_iter().any(|(least, most)| least == 0 || least > most || most > 3_600_000) {
                 return refuse("unit_ms is [least, most], from 1 ms to an hour");
+            }
+            if let Err(what) = stream.check_stages() {
+                return refuse(what);
             }
             if stream.traffic_ppm > 1_000_000 {
                 return refuse("traffic_ppm is at most 1 000 000");
@@ -391,6 +481,12 @@ mod tests {
         check(("every_s", "evry_s"), "unknown field `evry_s`");
         check(("units = [200", "units = [900"), "stream \"render\": units is [least, most]");
         check(("quorum = 2", "quorum = 9"), "a quorum is 2 to 5 owners");
+        check(("traffic_ppm = 200_000", "iterate = [1, 3]"), "iterate is [least, most]");
+        check(("exact = false", "exact = false\niterate = [2, 3]"), "its results are exact");
+        check(("traffic_ppm = 200_000", "deadline_s = [0, 3]"), "deadline_s is [least, most]");
+        check(("storage_mib = 64", "replicas = 2\ndevices = 2"), "a package of its own");
+        check(("storage_mib = 64", "then = [{ gather = 9_999, unit_ms = [1, 2] }]"), "at most 4 096");
+        check(("second_devices_ppm", "stake_tokens = [1, 9_999]\nsecond_devices_ppm"), "stake_tokens");
         check(("cheats_ppm = 20_000", "cheats_ppm = 990_000"), "above 1 000 000");
         assert!(matches!(Workload::parse("stream = []"), Err(WorkloadError::Empty)));
     }

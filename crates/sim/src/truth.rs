@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{Event, JobEnd, JobState, Policy, State, Work};
-use protocol::{Amount, CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
+use engine::{Event, JobEnd, JobSpec, JobState, Policy, Shortfall, State, Work};
+use protocol::{CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
 
 use crate::{
     chance::mixed,
@@ -66,15 +66,29 @@ pub(crate) fn lie_of(blob: &Hash) -> u64 {
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) stream: usize,
-    pub(crate) unit_us: u64,
-    /// Units that run at the same time.
-    pub(crate) devices: u32,
-    /// What a unit pays, once that is settled.
-    pub(crate) unit_price: Option<Amount>,
+    /// As asked for; with its prices once they are settled.
+    pub(crate) spec: JobSpec,
+    /// Reference time of a unit of each stage, in the middle.
+    pub(crate) unit_us: Vec<u64>,
+    /// The iteration, from 0, that changes nothing any more, if there is one.
+    pub(crate) settles: Option<u64>,
     pub(crate) submitted_us: u64,
+    /// Whether the client gave up, because the deadline passed before anybody took the order.
+    pub(crate) given_up: bool,
     pub(crate) id: Option<JobId>,
     pub(crate) first_lease_us: Option<u64>,
     pub(crate) ended_us: Option<u64>,
+}
+
+impl Order {
+    /// The unit whose outputs a unit's are the same as: its own, or once a loop has settled that of the iteration before.
+    pub(crate) fn stands_for(&self, unit: u64) -> u64 {
+        let each = self.spec.iteration_units();
+        match self.settles {
+            Some(settles) if unit / each >= settles => (settles - 1) * each + unit % each,
+            _ => unit,
+        }
+    }
 }
 
 /// A provider by its key.
@@ -97,6 +111,18 @@ struct Committed {
     checks: Vec<CheckId>,
 }
 
+/// What a replica computes, or has computed.
+#[derive(Debug)]
+struct Replica {
+    package: PackageId,
+    job: JobId,
+    run: UnitRun,
+    /// Under which it is made, if it is.
+    lease: Option<LeaseId>,
+    /// Who made it and which of its results are wrong, if it is made before the package is committed.
+    made: Option<(PublicKey, Vec<u64>)>,
+}
+
 /// What happened, seen by somebody who knows what is right.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
@@ -111,6 +137,9 @@ pub(crate) struct Truth {
     gang: Vec<LeaseId>,
     /// Reference time of checks of unsettled packages, in microseconds.
     drawn: BTreeMap<CheckId, u64>,
+    /// Checks that do not wait for their package's receipt, until it is committed or lost.
+    replicas: BTreeMap<CheckId, Replica>,
+    leased: BTreeMap<LeaseId, PackageId>,
     providers: BTreeMap<PublicKey, Known>,
     /// Reference time of accepted work, in microseconds, and what it cost its clients, in base units.
     pub(crate) accepted_us: u64,
@@ -156,9 +185,10 @@ impl Truth {
         self.providers.get(&worker).map_or(0, |known| known.worked_us)
     }
 
-    /// Reference time of a unit, in microseconds: three to five quarters of the job's middle.
+    /// Reference time of a unit, in microseconds: three to five quarters of its stage's middle.
     pub(crate) fn unit_us(&self, job: JobId, unit: u64) -> u64 {
-        let middle = self.order_of(job).unit_us;
+        let order = self.order_of(job);
+        let middle = order.unit_us[order.spec.place(unit).stage as usize];
         middle * 3 / 4 + mixed(&[job.0, unit]) % (middle / 2 + 1)
     }
 
@@ -176,6 +206,31 @@ impl Truth {
 
     pub(crate) fn order_of(&self, job: JobId) -> &Order {
         &self.orders[self.by_id[&job]]
+    }
+
+    /// The client of an order that nobody took does not want it any more.
+    pub(crate) fn give_up(&mut self, order: usize) {
+        if self.orders[order].id.is_none() && !std::mem::replace(&mut self.orders[order].given_up, true) {
+            self.ended += 1;
+            self.jobs.given_up += 1;
+        }
+    }
+
+    /// Of these units, the ones whose outputs are wrong.
+    fn wrong(run: UnitRun, outputs: &[Vec<OutputCommitment>]) -> Vec<u64> {
+        let units = run.units().zip(outputs);
+        let wrong = units.filter(|(_, outputs)| outputs.iter().any(|output| lie_of(&output.blob) != 0));
+        wrong.map(|(unit, _)| unit).collect()
+    }
+
+    fn commit(&mut self, package: PackageId, job: JobId, run: UnitRun, worker: PublicKey, wrong: Vec<u64>) {
+        self.units.wrong_committed += wrong.len() as u64;
+        // Replicas are checks of every unit.
+        let replicas: Vec<_> =
+            self.replicas.extract_if(.., |_, replica| replica.package == package).collect();
+        let drawn = if replicas.is_empty() { BTreeSet::new() } else { run.units().collect() };
+        let checks = replicas.into_iter().map(|(check, _)| check).collect();
+        self.committed.insert(package, Committed { job, run, worker, wrong, drawn, checks });
     }
 
     /// Takes in one durable event. `state` is the state after the event's group.
@@ -204,19 +259,63 @@ impl Truth {
                 if let Some(first) = self.orders[index].id.replace(*job) {
                     self.problems.push(format!("{job} is an order that {first} already is"));
                 }
-                self.orders[index].unit_price = Some(spec.stages[0].unit_price);
+                if std::mem::take(&mut self.orders[index].given_up) {
+                    // An answer that was lost: the market had taken it before.
+                    self.ended -= 1;
+                    self.jobs.given_up -= 1;
+                }
+                self.orders[index].spec = spec.clone();
                 self.by_id.insert(*job, index);
                 self.open.insert(*job);
                 self.jobs.submitted += 1;
             }
-            Event::LeaseGranted { lease, work: Work::Package { job, .. }, .. } => {
+            Event::LeaseGranted { lease, work: Work::Package { job, package, run }, .. } => {
                 if self.paused.contains(job) {
                     self.problems.push(format!("{lease} was given out though {job} is paused"));
                 }
                 let order = &mut self.orders[self.by_id[job]];
                 order.first_lease_us.get_or_insert(at_us);
-                if order.devices > 1 {
+                let stage = order.spec.stage_of(run.first);
+                if stage.devices > 1 {
                     self.gang.push(*lease);
+                }
+                if stage.replicas > 1 {
+                    self.leased.insert(*lease, *package);
+                }
+            }
+            Event::LeaseGranted { lease, work: Work::Check { check }, .. } => {
+                if let Some(replica) = self.replicas.get_mut(check) {
+                    replica.lease = Some(*lease);
+                }
+            }
+            Event::ReplicasPlanned { package, job, checks } => {
+                for check in checks {
+                    let us = check.units.iter().map(|unit| self.unit_us(*job, *unit)).sum();
+                    self.drawn.insert(check.check, us);
+                    let run = UnitRun { first: check.units[0], count: check.units.len() as u32 };
+                    let replica = Replica { package: *package, job: *job, run, lease: None, made: None };
+                    self.replicas.insert(check.check, replica);
+                }
+            }
+            Event::LeaseEnded { lease, .. } => {
+                if let Some(lost) = self.leased.remove(lease) {
+                    let gone = self.replicas.extract_if(.., |_, replica| replica.package == lost);
+                    for (check, _) in gone {
+                        self.drawn.remove(&check);
+                    }
+                }
+            }
+            Event::PackagePassedOn { check, lease, .. } => {
+                self.leased.remove(lease);
+                self.drawn.remove(check);
+                let replica = self.replicas.remove(check).expect("it was planned");
+                self.jobs.passed_on += 1;
+                match (replica.made, replica.lease) {
+                    (Some((worker, wrong)), _) => {
+                        self.commit(replica.package, replica.job, replica.run, worker, wrong);
+                    }
+                    (None, Some(lease)) => _ = self.leased.insert(lease, replica.package),
+                    (None, None) => self.problems.push(format!("{check} goes on, and nobody makes it")),
                 }
             }
             Event::ReceiptCommitted { receipt, outputs, work, .. } => {
@@ -228,25 +327,17 @@ impl Truth {
                 if let Some(known) = self.providers.get_mut(&receipt.worker) {
                     known.worked_us += worked_us;
                 }
-                let Work::Package { package, job, run } = *work else { return };
-                let wrong: Vec<u64> = run
-                    .units()
-                    .zip(outputs)
-                    .filter(|(_, outputs)| outputs.iter().any(|output| lie_of(&output.blob) != 0))
-                    .map(|(unit, _)| unit)
-                    .collect();
-                self.units.wrong_committed += wrong.len() as u64;
-                self.committed.insert(
-                    package,
-                    Committed {
-                        job,
-                        run,
-                        worker: receipt.worker,
-                        wrong,
-                        drawn: BTreeSet::new(),
-                        checks: Vec::new(),
-                    },
-                );
+                match *work {
+                    Work::Package { package, job, run } => {
+                        self.leased.remove(&receipt.lease);
+                        self.commit(package, job, run, receipt.worker, Self::wrong(run, outputs));
+                    }
+                    Work::Check { check } => {
+                        if let Some(replica) = self.replicas.get_mut(&check) {
+                            replica.made = Some((receipt.worker, Self::wrong(replica.run, outputs)));
+                        }
+                    }
+                }
             }
             Event::ChecksDrawn { package, checks, .. } => {
                 let entry = self.committed.get_mut(package).expect("it was committed");
@@ -274,8 +365,8 @@ impl Truth {
             Event::PackageAccepted { package, pay } => {
                 self.accepted_paid += pay.total().0;
                 let Committed { job, run, .. } = self.committed[package];
-                let agreed = self.order_of(job).unit_price.map(|price| price.0 * u64::from(run.count));
-                if agreed != Some(pay.total().0) {
+                let price = self.order_of(job).spec.stage_of(run.first).unit_price;
+                if price.0 * u64::from(run.count) != pay.total().0 {
                     self.problems.push(format!("{job} paid {} for {} units", pay.total(), run.count));
                 }
                 self.accepted(*package, state);
@@ -296,8 +387,12 @@ impl Truth {
                 match end {
                     JobEnd::Done => self.jobs.done += 1,
                     JobEnd::Cancelled => self.jobs.cancelled += 1,
-                    JobEnd::Incomplete { .. } => self.jobs.incomplete += 1,
+                    JobEnd::Incomplete { cause, .. } => {
+                        self.jobs.incomplete += 1;
+                        self.jobs.overdue += u64::from(*cause == Shortfall::Deadline);
+                    }
                 }
+                self.units.skipped += state.jobs()[job].skipped_units;
                 self.units.checked += state.jobs()[job].verification.checked;
             }
             _ => {}

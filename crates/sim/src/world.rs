@@ -7,10 +7,12 @@ use std::{
 };
 
 use engine::{
-    Answer, Command, JobSpec, Policy, Rejection, Release, Requirements, Stage, Submission, UnitWork, Work,
+    Answer, Command, Gather, Iterate, JobSpec, Policy, Rejection, Release, Requirements, Stage, StageInput,
+    Submission, UnitWork, Until, Work,
 };
 use protocol::{
-    Amount, BASE_UNITS_PER_TOKEN, Hash, JobId, LeaseId, PublicKey, Receipt, Signature, manifest::JobKind,
+    Amount, BASE_UNITS_PER_TOKEN, Hash, InputSplit, JobId, LeaseId, PublicKey, Receipt, Signature,
+    manifest::JobKind,
 };
 
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
     report::{
         FaultCounts, NatureReport, PriorityReport, Report, Sample, StreamReport, jain, percentiles, quantiles,
     },
-    scenario::{Class, Verification},
+    scenario::{Class, Stream, Verification},
     truth::{Nature, Order, Truth, lie_of, order_key, output},
 };
 
@@ -63,8 +65,17 @@ const CLOCK_SKEW_MS: u64 = 2_000;
 const RESUME_US: u64 = 15 * SECOND;
 /// One-way latency of clients.
 const CLIENT_LATENCY_US: u64 = 30 * MS;
+/// Every unit puts out this much.
+const OUTPUT_BYTES: u64 = 64;
 /// A cheat that does not compute a unit needs this part of its time.
 const LIE_COST: u64 = 50;
+/// Longest that a stage waits while a device is idle that may take it, but for the latency of two requests and their answers: a
+/// request that found nothing is answered after the poll and repeated after a pause, or repeated after its timeout.
+const WAITING_US_MAX: u64 = ASK_TIMEOUT_US + POLL_PAUSE_US;
+/// After this long without faults nothing is left of them: processes go on, and what was lost is sent again.
+const SETTLED_US: u64 = STILL_US_MAX + 2 * ASK_TIMEOUT_US;
+/// Stages that one look at waiting looks at, those that wait longest.
+const HUNGRY_MAX: usize = 64;
 /// Samples of a run, before what is left is finished.
 const SAMPLES: u64 = 120;
 /// Journals of runs with more providers are kept only where a crash needs them.
@@ -227,9 +238,9 @@ pub(crate) struct World<'a> {
     processes: u32,
     providers: Vec<Provider>,
     truth: Truth,
-    specs: Vec<JobSpec>,
     faults: FaultCounts,
     requests: u64,
+    waiting_checks: u64,
     /// Whether the market crashes as soon as something is decided and not yet durable.
     crash_due: bool,
     activity: Activity,
@@ -245,6 +256,41 @@ fn key(tag: u8, number: usize) -> PublicKey {
     bytes[..8].copy_from_slice(&mixed(&[number as u64]).to_be_bytes());
     bytes[8..16].copy_from_slice(&(number as u64).to_be_bytes());
     PublicKey(bytes)
+}
+
+/// A stage of a stream's jobs that reads no other one.
+fn stage_of(stream: &Stream, units: u64, unit_us: u64) -> Stage {
+    Stage {
+        name: String::new(),
+        manifest: Hash::of(stream.name.as_bytes()),
+        inputs: Vec::new(),
+        units,
+        unit_price: Amount(stream.unit_price.unwrap_or(0)),
+        package_units: stream.package_units,
+        // What the slowest device of the table may take.
+        time_ms_max: unit_us / MS * 16,
+        requirements: Requirements {
+            storage_buffer_bytes: stream.storage_mib << 20,
+            storage_buffers: 4,
+            ..Requirements::default()
+        },
+        outputs_exact: vec![stream.exact],
+        output_bytes: vec![OUTPUT_BYTES],
+        policy: match stream.policy {
+            Verification::AuditPpm(rate_min_ppm) => Policy::Audit { rate_min_ppm },
+            Verification::Quorum(agree) => Policy::Quorum { agree },
+        },
+        work: unit_work(unit_us, stream.traffic_ppm),
+        devices: stream.devices,
+        replicas: stream.replicas,
+    }
+}
+
+/// What a unit reads of an upstream stage with so many units: `gather` of them, each unit others; all when that is 0.
+fn reading(stage: u32, gather: u64, units: u64) -> Gather {
+    let (step, count) = if gather == 0 { (0, units) } else { (gather, gather) };
+    let length = count * OUTPUT_BYTES;
+    Gather { stage, output: 0, step, count, offset: 0, stride: 0, length, initial: None }
 }
 
 /// The work of a unit that takes the reference device `unit_us`: 1 000 GFLOP/s and 100 GB/s.
@@ -279,9 +325,9 @@ impl<'a> World<'a> {
             providers: Vec::new(),
             // What was answered is remembered where it may get lost.
             truth: Truth::remembering(faults != Faults::default()),
-            specs: Vec::new(),
             faults: FaultCounts::default(),
             requests: 0,
+            waiting_checks: 0,
             crash_due: false,
             activity: Activity::default(),
             samples: Vec::new(),
@@ -332,6 +378,7 @@ impl<'a> World<'a> {
                 self.must(Command::DelegateSession { wallet, session: key, expires_at_ms });
             } else {
                 wallet = key;
+                self.stake(wallet);
             }
             // Online at the beginning is who would be at any time; they come within the first minute.
             let cycle = population.online_minutes + population.away_minutes;
@@ -365,6 +412,18 @@ impl<'a> World<'a> {
             }
         }
         self.push(self.sample_us(), Happening::Sample);
+    }
+
+    /// A provider's owner bonds something, as its population does.
+    fn stake(&mut self, account: PublicKey) {
+        let population = &self.scenario.workload.providers;
+        if self.chance.happens(population.staked_ppm) {
+            let amount = Amount(self.chance.between(population.stake_tokens) * BASE_UNITS_PER_TOKEN);
+            if amount > Amount::ZERO {
+                self.must(Command::Deposit { account, amount, key: None });
+                self.must(Command::Bond { account, amount });
+            }
+        }
     }
 
     fn sample_us(&self) -> u64 {
@@ -551,7 +610,7 @@ impl<'a> World<'a> {
             }
             Happening::Order { stream } => self.order(stream),
             Happening::Submit { order } => {
-                if self.truth.orders[order].id.is_none() {
+                if self.truth.orders[order].id.is_none() && !self.truth.orders[order].given_up {
                     self.transmit(CLIENT_LATENCY_US, Happening::Submission { order });
                     self.after(RESEND_US, Happening::Submit { order });
                 }
@@ -721,6 +780,14 @@ impl World<'_> {
 
     fn reply(&mut self, provider: usize, reply: Reply) {
         let incarnation = self.providers[provider].incarnation;
+        let quiet = match &reply {
+            Reply::Leases { grants, .. } => grants.is_empty(),
+            Reply::Heard { lost, yields } => lost.is_empty() && yields.is_empty(),
+            Reply::Announced | Reply::Unknown | Reply::Taken { .. } => false,
+        };
+        if !quiet {
+            self.providers[provider].stirred_us = self.at_us;
+        }
         match reply {
             Reply::Announced => {
                 self.providers[provider].announced = true;
@@ -876,7 +943,8 @@ impl World<'_> {
             .iter()
             .take(count)
             .map(|unit| {
-                (*unit, vec![output(grant.job, *unit, self.lie(provider, grant.job, *unit), variant)])
+                let lie = self.lie(provider, grant.job, *unit);
+                (*unit, vec![output(grant.job, order.stands_for(*unit), lie, variant)])
             })
             .collect();
         // The root stands for the outputs: the service verifies it before the engine sees the receipt.
@@ -914,7 +982,7 @@ impl World<'_> {
     fn process(&mut self, clock_ms: i64) -> Market<Addressed> {
         self.processes += 1;
         let state = self.record.replayed().expect("a market that may crash keeps its journal");
-        Market::with(state, self.processes, clock_ms)
+        Market::with(state.clone(), self.processes, clock_ms)
     }
 
     /// A second process believes that the first one is gone, and leads. Half of the time that one stands still meanwhile and
@@ -1230,41 +1298,49 @@ impl World<'_> {
         if !self.stormy() {
             return;
         }
-        let stream = &self.scenario.workload.streams[number];
-        let unit_us = self.chance.between(stream.unit_ms) * MS;
-        let stage = Stage {
-            name: String::new(),
-            manifest: Hash::of(stream.name.as_bytes()),
-            inputs: Vec::new(),
-            units: self.chance.between(stream.units),
-            unit_price: Amount(stream.unit_price.unwrap_or(0)),
-            package_units: stream.package_units,
-            // What the slowest device of the table may take.
-            time_ms_max: unit_us / MS * 16,
-            requirements: Requirements {
-                storage_buffer_bytes: stream.storage_mib << 20,
-                storage_buffers: 4,
-                ..Requirements::default()
-            },
-            outputs_exact: vec![stream.exact],
-            output_bytes: Vec::new(),
-            policy: match stream.policy {
-                Verification::AuditPpm(rate_min_ppm) => Policy::Audit { rate_min_ppm },
-                Verification::Quorum(agree) => Policy::Quorum { agree },
-            },
-            work: unit_work(unit_us, stream.traffic_ppm),
-            devices: stream.devices,
-            replicas: 1,
+        let workload = &self.scenario.workload;
+        let stream = &workload.streams[number];
+        let chance = &mut self.chance;
+        let mut unit_us = vec![chance.between(stream.unit_ms) * MS];
+        let mut stages = vec![stage_of(stream, chance.between(stream.units), unit_us[0])];
+        for (before, then) in (0..).zip(&stream.then) {
+            let us = chance.between(then.unit_ms) * MS;
+            unit_us.push(us);
+            let upstream = stages[before as usize].units;
+            let inputs = vec![StageInput::Stage(reading(before, then.gather, upstream))];
+            let stage = stage_of(stream, then.units(upstream), us);
+            let (devices, replicas) = (then.devices, then.replicas);
+            stages.push(Stage { inputs, devices, replicas, ..stage });
+        }
+        let times_max =
+            stream.iterate.map(|(least, most)| chance.between((least.into(), most.into())) as u32);
+        let last = stages.len() as u32 - 1;
+        let iterate = times_max.map(|times_max| {
+            let upstream = stages[last as usize].units;
+            let first =
+                InputSplit { blob: Hash([0; 32]), offset: 0, stride: 0, length: OUTPUT_BYTES * upstream };
+            let all = Gather { initial: Some(first), ..reading(last, 0, upstream) };
+            stages[0].inputs = vec![StageInput::Stage(all)];
+            Iterate { times_max, until: Some(Until::Unchanged { stage: last, output: 0 }) }
+        });
+        let settles = times_max.map(|times_max| chance.between((1, times_max.into())));
+        let deadline_s = stream.deadline_s.map(|range| chance.between(range));
+        let deadline_ms = deadline_s.map(|s| self.market.now_ms(self.at_us) + s * 1_000);
+        let plain = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stages.remove(0));
+        let spec = JobSpec {
+            priority: stream.priority.priority(),
+            deadline_ms,
+            iterate,
+            stages: plain.stages.iter().cloned().chain(stages).collect(),
+            ..plain
         };
-        let plain = JobSpec::plain(stream.name.clone(), JobKind::Batch, "[]".to_owned(), stage);
-        let spec = JobSpec { priority: stream.priority.priority(), ..plain };
-        self.specs.push(spec);
         let order = self.truth.place(Order {
             stream: number,
+            spec,
             unit_us,
-            devices: stream.devices,
-            unit_price: None,
+            settles,
             submitted_us: self.at_us,
+            given_up: false,
             id: None,
             first_lease_us: None,
             ended_us: None,
@@ -1283,19 +1359,25 @@ impl World<'_> {
     }
 
     fn submission(&mut self, order: usize) {
-        let (owner, spec) = (client(self.truth.orders[order].stream), self.specs[order].clone());
-        let key = Some((order_key(order), order_key(order)));
-        let priced = self.scenario.workload.streams[self.truth.orders[order].stream].unit_price.is_some();
-        let quoted = if priced { vec![] } else { vec![0] };
+        let Order { stream, ref spec, .. } = self.truth.orders[order];
+        let (owner, spec, now_ms) = (client(stream), spec.clone(), self.market.now_ms(self.at_us));
+        let key = order_key(order);
+        if spec.deadline_ms.is_some_and(|deadline| deadline <= now_ms) && !self.market.state.remembers(&key) {
+            return self.truth.give_up(order);
+        }
+        let priced = self.scenario.workload.streams[stream].unit_price.is_some();
+        let quoted = if priced { vec![] } else { (0..spec.stages.len() as u32).collect() };
         let jobs_before = self.market.state.jobs().len();
-        let quote = self.market.state.quote(&spec, &quoted, self.market.now_ms(self.at_us));
+        let quote = self.market.state.quote(&spec, &quoted, now_ms);
+        let key = Some((key, key));
         let submission =
             Submission { owner, spec, quoted, budget: None, key, canaries: vec![], sealed: None };
         if let Ok(Answer::Job(job)) = self.decide(Command::Submit(submission.into())) {
-            let (new, agreed) = (self.market.state.jobs().len() > jobs_before, quote.stages[0].unit_price);
             let entry = &self.market.state.jobs()[&job];
-            if new && (entry.spec.stages[0].unit_price, Some(entry.money.escrowed)) != (agreed, quote.escrow)
-            {
+            let prices = entry.spec.stages.iter().map(|stage| stage.unit_price);
+            let agreed = prices.eq(quote.stages.iter().map(|stage| stage.unit_price));
+            let new = self.market.state.jobs().len() > jobs_before;
+            if new && !(agreed && Some(entry.money.escrowed) == quote.escrow) {
                 self.record
                     .problems
                     .push(format!("{job} costs something else than it was quoted: {quote:?}"));
@@ -1314,7 +1396,40 @@ impl World<'_> {
 
 /// What is reported.
 impl World<'_> {
+    /// Bounded waiting (W1): no stage of any class waits longer than [`WAITING_US_MAX`] for a device while one that may take it
+    /// has been idle for as long. Looked at only where no fault lengthens what a request takes: after [`SETTLED_US`] of calm, or
+    /// in a run without faults.
+    fn check_waiting(&mut self) {
+        let faulty = self.scenario.faults != Faults::default();
+        let from_us = if faulty { self.calm_us + SETTLED_US } else { 0 };
+        let bound_us = WAITING_US_MAX + 4 * self.scenario.workload.providers.latency_ms.1 * MS;
+        let Some(before_us) = self.at_us.checked_sub(bound_us).filter(|before| *before >= from_us) else {
+            return;
+        };
+        if !self.market.up || self.rival.is_some() {
+            return;
+        }
+        let state = &self.market.state;
+        let (now_ms, before_ms) = (self.market.now_ms(self.at_us), self.market.now_ms(before_us));
+        let mut hungry: Vec<_> =
+            state.hungry_stages().filter(|(.., since_ms)| *since_ms <= before_ms).collect();
+        hungry.sort_unstable_by_key(|(job, stage, since_ms)| (*since_ms, *job, *stage));
+        let quiet = |p: &&Provider| !p.steady && p.announced && !p.draining && p.stirred_us <= before_us;
+        let idle: Vec<_> = self.providers.iter().filter(quiet).map(|provider| provider.key).collect();
+        for (job, stage, since_ms) in hungry.into_iter().take(HUNGRY_MAX) {
+            let taker = idle.iter().find(|key| state.may_take(**key, job, stage, now_ms));
+            if let Some(key) = taker {
+                let waited_s = (now_ms - since_ms) / 1_000;
+                self.record.problems.push(format!(
+                    "W1: stage {stage} of {job} has waited for {waited_s} s, and {key} is idle and could take it"
+                ));
+            }
+        }
+        self.waiting_checks += 1;
+    }
+
     fn sample(&mut self) {
+        self.check_waiting();
         self.activity.until(self.at_us);
         let before = std::mem::replace(
             &mut self.sampled,
@@ -1385,7 +1500,9 @@ impl World<'_> {
         self.market.check_replay(&mut self.record);
         let mut problems = std::mem::take(&mut self.record.problems);
         problems.append(&mut self.truth.problems);
-        for (number, order) in self.truth.orders.iter().enumerate().filter(|(_, o)| o.ended_us.is_none()) {
+        for (number, order) in
+            self.truth.orders.iter().enumerate().filter(|(_, o)| o.ended_us.is_none() && !o.given_up)
+        {
             let why = match order.id {
                 None => "was never taken".to_owned(),
                 Some(id) => format!(
@@ -1409,6 +1526,7 @@ impl World<'_> {
             events: self.record.events(),
             journal_bytes: self.record.journal_bytes,
             invariant_checks: self.record.invariant_checks,
+            waiting_checks: self.waiting_checks,
             refusals: self.record.refusals.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
             faults: self.faults,
             jobs: self.truth.jobs,

@@ -14,7 +14,7 @@ impl Drop for Seed {
 }
 
 const PROVIDERS: u32 = 14;
-const MINUTES: u32 = 2;
+const MINUTES: u32 = 1;
 
 /// Where a test changes the built-in workload, its text is to be written to a file first.
 const CHANGED: &str = " --workload FILE` with the test's workload in `FILE";
@@ -23,7 +23,7 @@ const STORM: &str = include_str!("../data/storm.toml");
 /// `plexus sim --faults --workload crates/sim/data/storm.toml` with these numbers.
 fn scenario(seed: u64) -> Scenario {
     let workload = Workload::parse(STORM).expect("it reads");
-    Scenario { faults: Faults::all(), workload, check_every: 150, ..Scenario::new(seed, PROVIDERS, MINUTES) }
+    Scenario { faults: Faults::all(), workload, check_every: 300, ..Scenario::new(seed, PROVIDERS, MINUTES) }
 }
 
 fn good(scenario: &Scenario, file: &str) -> Report {
@@ -48,10 +48,11 @@ fn good(scenario: &Scenario, file: &str) -> Report {
 }
 
 /// Runs these seeds; the runs together must have met every fault, or they prove nothing.
-fn storms(seeds: std::ops::Range<u64>) {
+fn storms(seeds: std::ops::Range<u64>, minutes: u32) {
     let mut reports = Vec::new();
     for seed in seeds {
-        reports.push(good(&scenario(seed), " --workload crates/sim/data/storm.toml"));
+        let scenario = Scenario { minutes, ..scenario(seed) };
+        reports.push(good(&scenario, " --workload crates/sim/data/storm.toml"));
     }
     let all = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
     assert!(all(|r| r.faults.lost) > 0 && all(|r| r.faults.duplicated) > 0 && all(|r| r.faults.delayed) > 0);
@@ -63,46 +64,46 @@ fn storms(seeds: std::ops::Range<u64>) {
     assert!(all(|r| r.units.wrong_committed) > 0 && all(|r| r.units.rejected) > 0);
     assert!(all(|r| r.jobs.pauses) > 0 && all(|r| r.units.yielded) > 0);
     assert!(all(|r| r.jobs.done) > 0 && all(|r| r.units.accepted) > 0);
+    assert!(all(|r| r.jobs.overdue) > 0 && all(|r| r.jobs.passed_on) > 0 && all(|r| r.units.skipped) > 0);
+    assert!(all(|r| r.waiting_checks) > 0);
 }
 
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_1() {
-    storms(0..125);
+/// Each its own test, so that they run side by side.
+macro_rules! storms {
+    ($($name:ident: $seeds:expr, $minutes:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            storms($seeds, $minutes);
+        })*
+    };
 }
 
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_2() {
-    storms(125..250);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_3() {
-    storms(250..375);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_4() {
-    storms(375..500);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_5() {
-    storms(500..625);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_6() {
-    storms(625..750);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_7() {
-    storms(750..875);
-}
-
-#[test]
-fn every_job_ends_and_nothing_breaks_in_storms_8() {
-    storms(875..1000);
+storms! {
+    every_job_ends_and_nothing_breaks_in_storms_01: 0..128, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_02: 128..256, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_03: 256..384, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_04: 384..512, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_05: 512..640, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_06: 640..768, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_07: 768..896, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_08: 896..1024, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_09: 1024..1152, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_10: 1152..1280, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_11: 1280..1408, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_12: 1408..1536, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_13: 1536..1664, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_14: 1664..1792, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_15: 1792..1920, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_16: 1920..2048, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_17: 2048..2176, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_18: 2176..2304, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_19: 2304..2432, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_20: 2432..2560, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_21: 2560..2688, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_22: 2688..2816, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_23: 2816..2944, MINUTES;
+    every_job_ends_and_nothing_breaks_in_storms_24: 2944..3072, MINUTES;
+    every_job_ends_and_nothing_breaks_in_long_storms: 100_000..100_032, 4;
 }
 
 #[test]
@@ -154,6 +155,7 @@ fn without_faults_and_cheats_nothing_is_rejected_or_refused() {
         let report = good(&calm, CHANGED);
         assert_eq!(report.units.rejected, 0, "seed {seed}");
         assert_eq!(report.jobs.submitted, report.jobs.done, "seed {seed}");
+        assert!(report.waiting_checks > 0, "seed {seed}");
         // Lazy checkers hold leases until others have the units.
         let refused: Vec<_> = report.refusals.iter().filter(|(kind, _)| kind != "lease_expired").collect();
         assert!(refused.is_empty(), "seed {seed}: {refused:?}");

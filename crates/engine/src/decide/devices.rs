@@ -44,11 +44,10 @@ impl Deciding<'_> {
 
     /// Asks lower classes for devices that a higher one waits for.
     pub(super) fn preempt(&mut self) {
-        let pressing: Vec<_> = self.state.pressing.iter().copied().take(PRESSING_MAX).collect();
-        for (job, stage) in pressing {
-            if self.now_ms < self.state.may_preempt_from_ms(job, stage) {
-                continue;
-            }
+        let after_ms = self.state.params.preempt_after_ms;
+        let due = self.state.pressing.iter().take_while(|(since_ms, ..)| since_ms + after_ms <= self.now_ms);
+        let due: Vec<_> = due.map(|(_, job, stage)| (*job, *stage)).take(PRESSING_MAX).collect();
+        for (job, stage) in due {
             let until_ms = self.now_ms + self.state.params.yield_ms_max;
             for lease in self.state.victims(job, stage) {
                 self.emit(Event::YieldAsked { lease, job, until_ms });
