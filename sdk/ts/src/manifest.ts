@@ -9,6 +9,19 @@ import { blobId, isHash, type Hash } from './hash.js';
 /** Bytes of one element. */
 export const DTYPE_BYTES: Readonly<Record<Dtype, number>> = { i8: 1, u8: 1, f16: 2, i32: 4, u32: 4, f32: 4 };
 
+/** What a worker obeys at most, by the names of the check that the market makes (crates/program; a test compares them). */
+export const BOUNDS = {
+  KERNELS_MAX: 16,
+  BUFFERS_MAX: 32,
+  PASSES_MAX: 64,
+  BINDINGS_MAX: 8,
+  AXES_MAX: 8,
+  BUFFER_BYTES_MAX: 2 ** 32 - 4,
+  MEMORY_BYTES_MAX: 64 * 2 ** 30,
+  TIME_MS_MAX: 10 * 60 * 1000,
+  KERNEL_BYTES_MAX: 256 * 2 ** 10,
+} as const;
+
 /** What is wrong with a manifest, and where. */
 export class ManifestError extends Error {
   constructor(
@@ -47,6 +60,12 @@ export function lengthBytes(buffer: Buffer): number {
 
 /** Reads a manifest. Throws a {@link ManifestError} on an unknown field, a missing one, or one of the wrong form. */
 export function parseManifest(value: unknown): Manifest {
+  const manifest = readManifest(value);
+  checkBounds(manifest);
+  return manifest;
+}
+
+function readManifest(value: unknown): Manifest {
   const manifest = fields(value, '', ['version', 'runtime', 'kind', 'program', 'limits', 'verify'], ['needs']);
   if (manifest['version'] !== 1) throw new ManifestError('version', 'only version 1 is known');
   word(manifest['runtime'], 'runtime', ['wgsl']);
@@ -72,6 +91,35 @@ export function parseManifest(value: unknown): Manifest {
   }
   checkVerify(manifest['verify']);
   return manifest as unknown as Manifest;
+}
+
+/** Whoever brought the manifest: it takes no more memory, time and names than any may. */
+function checkBounds({ program, limits }: Manifest): void {
+  within(limits.memory_bytes_max, BOUNDS.MEMORY_BYTES_MAX, 'limits.memory_bytes_max');
+  within(limits.time_ms_max, BOUNDS.TIME_MS_MAX, 'limits.time_ms_max');
+  within(Object.keys(program.kernels).length, BOUNDS.KERNELS_MAX, 'program.kernels');
+  within(Object.keys(program.buffers).length, BOUNDS.BUFFERS_MAX, 'program.buffers');
+  within(program.passes.length, BOUNDS.PASSES_MAX, 'program.passes');
+  program.passes.forEach(({ bind, dispatch }, i) => {
+    within(bind.length, BOUNDS.BINDINGS_MAX, `program.passes[${i}].bind`);
+    within(dispatch.length, 3, `program.passes[${i}].dispatch`);
+  });
+  for (const name of [...Object.keys(program.kernels), ...Object.keys(program.buffers)]) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]{0,31}$/.test(name))
+      throw new ManifestError('program', `${JSON.stringify(name.slice(0, 40))} is not a name`);
+  }
+  let bytes = 0;
+  for (const [name, buffer] of Object.entries(program.buffers)) {
+    within(buffer.shape.length, BOUNDS.AXES_MAX, `program.buffers.${name}.shape`);
+    within(lengthBytes(buffer), BOUNDS.BUFFER_BYTES_MAX, `program.buffers.${name}.shape`);
+    bytes += Math.ceil(lengthBytes(buffer) / 4) * 4;
+  }
+  if (bytes > limits.memory_bytes_max)
+    throw new ManifestError('limits.memory_bytes_max', `the buffers take ${bytes} bytes`);
+}
+
+function within(found: number, max: number, at: string): void {
+  if (!(found >= 1 && found <= max)) throw new ManifestError(at, `${found} is not between 1 and ${max}`);
 }
 
 function checkKernel(value: unknown, at: string): void {

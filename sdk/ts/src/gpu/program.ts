@@ -7,7 +7,7 @@
 import type { Kernel, Manifest } from '../api.js';
 import { Expression } from '../expression.js';
 import type { Hash } from '../hash.js';
-import { type BufferSource, bufferSource, lengthBytes } from '../manifest.js';
+import { BOUNDS, type BufferSource, bufferSource, lengthBytes } from '../manifest.js';
 import { type Access, type Declarations, readDeclarations } from './bindings.js';
 import { type Device, paddedTo4 } from './device.js';
 import { GpuError } from './error.js';
@@ -85,6 +85,7 @@ export class Program {
   readonly #queryBuffer: GPUBuffer | undefined;
   #sets = 0;
   readonly #setsMax: number;
+  readonly #setBytes: number;
   /** Submissions happen in the order of the calls. */
   #turn: Promise<unknown> = Promise.resolve();
   /** When the unit before this one left the device. */
@@ -118,6 +119,7 @@ export class Program {
     }
     this.#stagingBytes = offset;
     const bytes = [...buffers.values()].reduce((sum, b) => sum + (b.source.kind === 'blob' ? 0 : b.sizeBytes), offset);
+    this.#setBytes = bytes;
     this.#setsMax = Math.max(1, Math.min(RING_LENGTH_MAX, Math.floor(RING_BYTES_MAX / bytes)));
   }
 
@@ -138,7 +140,10 @@ export class Program {
     for (const [name, kernel] of Object.entries(program.kernels)) {
       const pass = program.passes.find((candidate) => candidate.kernel === name);
       if (!pass) continue;
-      const wgsl = new TextDecoder().decode(await blob(kernel.blob));
+      const text = await blob(kernel.blob);
+      if (text.length > BOUNDS.KERNEL_BYTES_MAX)
+        throw new GpuError('program', `the text of kernel ${name} is larger than ${BOUNDS.KERNEL_BYTES_MAX} bytes`);
+      const wgsl = new TextDecoder().decode(text);
       kernels.set(name, await planKernel(device, name, kernel, wgsl, pass.bind.length));
     }
     const passes = program.passes.map((pass, index): PlannedPass => {
@@ -149,6 +154,7 @@ export class Program {
         if (!buffer) throw new GpuError('program', `pass ${index} binds ${name}, which is not there`);
         return buffer;
       });
+      checkWrites(index, kernel, bind);
       const [x, y, z] = [0, 1, 2].map((axis) => Expression.parse(String(pass.dispatch[axis] ?? 1)));
       return { kernel, bind, dispatch: [x as Expression, y as Expression, z as Expression] };
     });
@@ -225,6 +231,19 @@ export class Program {
       return await running;
     } finally {
       this.#giveSet(set);
+    }
+  }
+
+  /** Device memory that the buffers of all units in flight may take, without blobs. */
+  get bytesMax(): number {
+    return this.#setsMax * this.#setBytes;
+  }
+
+  /** Frees the buffers that no unit uses now; the next unit makes new ones. */
+  trim(): void {
+    for (const set of this.#free.splice(0)) {
+      destroySet(set);
+      this.#sets--;
     }
   }
 
@@ -326,11 +345,7 @@ export class Program {
     const compute = { module: kernel.module, entryPoint: kernel.kernel.entry, constants };
     try {
       const made = this.#device.gpu.createComputePipelineAsync({ label: kernel.name, layout: kernel.layout, compute });
-      return await this.#device.orLost(
-        made,
-        COMPILE_MS_MAX,
-        () => new GpuError('program', `kernel ${kernel.name} takes too long to compile`),
-      );
+      return await compiled(this.#device, kernel.name, made);
     } catch (cause) {
       if (cause instanceof GpuError) throw cause;
       this.#device.check();
@@ -495,6 +510,18 @@ export class Program {
   }
 }
 
+/** Inputs and blobs, which other units see too, are only read, and what is written has one name. */
+function checkWrites(pass: number, { declarations }: PlannedKernel, bind: readonly PlannedBuffer[]): void {
+  bind.forEach((buffer, binding) => {
+    if (declarations.bindings.get(binding) !== 'read_write') return;
+    const { kind } = buffer.source;
+    if (kind === 'input' || kind === 'blob')
+      throw new GpuError('program', `pass ${pass} writes ${buffer.name}, which is only read`);
+    if (bind.indexOf(buffer) !== bind.lastIndexOf(buffer))
+      throw new GpuError('program', `pass ${pass} writes ${buffer.name}, which it binds twice`);
+  });
+}
+
 async function planKernel(
   device: Device,
   name: string,
@@ -502,7 +529,6 @@ async function planKernel(
   wgsl: string,
   bindings: number,
 ): Promise<PlannedKernel> {
-  const declarations = readDeclarations(wgsl, kernel.entry);
   const fixed: Record<string, number> = {};
   const auto: string[] = [];
   for (const [override, value] of Object.entries(kernel.overrides ?? {})) {
@@ -510,25 +536,29 @@ async function planKernel(
     else fixed[override] = value;
   }
   const { gpu } = device;
-  device.check();
-  gpu.pushErrorScope('validation');
   const code = packedFunctions() ? wgsl : withPackedFunctions(wgsl);
+  device.check();
+  const scopes = device.scopes();
   const module = gpu.createShaderModule({ label: name, code });
-  const entries = Array.from({ length: bindings }, (_, binding): GPUBindGroupLayoutEntry => {
-    const access = declarations.bindings.get(binding);
-    if (!access) throw new GpuError('program', `kernel ${name} declares no binding ${binding}`);
-    return { binding, visibility: GPUShaderStage.COMPUTE, buffer: { type: bindingType(access) } };
-  });
-  const bindLayout = gpu.createBindGroupLayout({ entries });
-  const layout = gpu.createPipelineLayout({ bindGroupLayouts: [bindLayout] });
-  const [error, info] = await Promise.all([gpu.popErrorScope(), module.getCompilationInfo()]);
+  const [error, info] = await compiled(device, name, Promise.all([scopes(), module.getCompilationInfo()]));
   const message = info.messages.find((found) => found.type === 'error');
   if (message)
     throw new GpuError(
       'program',
       `kernel ${name} line ${message.lineNum} column ${message.linePos}: ${message.message}`,
     );
-  if (error) throw new GpuError('program', `kernel ${name}: ${error.message}`);
+  if (error) throw new GpuError(error.kind, `kernel ${name}: ${error.message}`, { cause: error });
+  // Not before: reading the declarations of a text that is no WGSL may take for ever.
+  const declarations = readDeclarations(wgsl, kernel.entry);
+  const entries = Array.from({ length: bindings }, (_, binding): GPUBindGroupLayoutEntry => {
+    const access = declarations.bindings.get(binding);
+    if (!access) throw new GpuError('program', `kernel ${name} declares no binding ${binding}`);
+    return { binding, visibility: GPUShaderStage.COMPUTE, buffer: { type: bindingType(access) } };
+  });
+  const [bindLayout, layout] = await device.checked(() => {
+    const group = gpu.createBindGroupLayout({ entries });
+    return [group, gpu.createPipelineLayout({ bindGroupLayouts: [group] })] as const;
+  });
   const tuner =
     auto.length > 0 ? device.tuner(JSON.stringify([kernel.blob, kernel.entry, kernel.overrides])) : undefined;
   return {
@@ -544,6 +574,15 @@ async function planKernel(
     pipelines: new Map(),
     warm: new Set(),
   };
+}
+
+/** What the browser's compiler makes of a kernel. One that it does not finish with costs the device: nothing else stops it. */
+function compiled<T>(device: Device, kernel: string, pending: Promise<T>): Promise<T> {
+  return device.orLost(pending, COMPILE_MS_MAX, () => {
+    const error = new GpuError('timed_out', `kernel ${kernel} takes longer than ${COMPILE_MS_MAX / 1000} s to compile`);
+    device.destroy(error);
+    return error;
+  });
 }
 
 function bindingType(access: Access): GPUBufferBindingType {

@@ -5,6 +5,7 @@ import {
   type Device,
   FEATURE_LONG_LOOPS,
   FLAW_LOOP_ROUNDS,
+  GpuError,
   type OpenOptions,
   Program,
   type UnitResult,
@@ -12,6 +13,7 @@ import {
   openDevice,
 } from '../gpu/index.js';
 import type { Hash } from '../hash.js';
+import { lengthBytes } from '../manifest.js';
 
 export interface ComputeProgram {
   run(inputs: readonly Uint8Array<ArrayBuffer>[]): Promise<UnitResult>;
@@ -69,22 +71,39 @@ export async function openWebGpu(options: OpenOptions = {}): Promise<ComputeDevi
   const device = await openDevice(options);
   const claims = await claimsOf(device);
   const programs = new Map<Hash, Promise<Program>>();
+  const ready = new Map<Hash, Program>();
+  const lent = Number(claims.memory_bytes ?? MEMORY_BYTES);
+  const order = (hash: Hash) => [...programs.keys()].indexOf(hash);
   return {
     facts: factsWith(device.facts, claims),
     claims,
     lost: device.lost,
-    program(manifest, hash, blob) {
+    async program(manifest, hash, blob) {
+      const bytes = Object.values(manifest.program.buffers).reduce((sum, buffer) => sum + lengthBytes(buffer), 0);
+      if (bytes > lent) {
+        throw new GpuError('program', `a unit takes ${bytes} bytes and this tab lends ${lent}`);
+      }
       let program = programs.get(hash);
       if (!program) {
         program = Program.create(device, manifest, blob);
-        program.catch(() => programs.delete(hash));
+        program.then(
+          (made) => programs.has(hash) && ready.set(hash, made),
+          () => programs.delete(hash),
+        );
       }
       programs.delete(hash);
       programs.set(hash, program);
       const [oldest] = programs;
       if (programs.size > PROGRAMS_MAX && oldest) {
         programs.delete(oldest[0]);
+        ready.delete(oldest[0]);
         void oldest[1].then((old) => old.dispose()).catch(() => {});
+      }
+      // The buffers of programs that were used before make room for this one's.
+      let held = 0;
+      for (const [other, made] of [...ready].sort(([a], [b]) => order(b) - order(a))) {
+        held += made.bytesMax;
+        if (held > lent && other !== hash) made.trim();
       }
       return program;
     },
