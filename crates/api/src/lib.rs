@@ -1069,6 +1069,14 @@ pub enum PaymentKind {
     Burn,
     /// From escrow back to the owner.
     Refund,
+    /// Set aside as stake.
+    Bond,
+    /// Stake that is free again.
+    Unbond,
+    /// New tokens for an epoch's work.
+    Reward,
+    /// A job's royalty, to whom it names.
+    Royalty,
 }
 
 /// One movement of money, `GET /v1/payments`.

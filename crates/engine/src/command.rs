@@ -55,6 +55,15 @@ pub enum Command {
         /// A new deadline; the old one, if it is still to come, when absent.
         deadline_ms: Option<u64>,
     },
+    /// The shell stored the archive of a job that ended long enough ago ([`State::archivable`](crate::State::archivable)).
+    Archive {
+        /// The job.
+        job: JobId,
+        /// When it ended: one that went on meanwhile has another archive.
+        ended_at_ms: u64,
+        /// The blob with its archive.
+        archive: Hash,
+    },
     /// A worker describes its device.
     Announce {
         /// The key that signs its receipts.
@@ -306,6 +315,12 @@ pub enum Rejection {
     /// The job is over.
     #[error("{0} has ended")]
     JobEnded(JobId),
+    /// The job is in the archive.
+    #[error("{0} ended long ago and is in the archive: nothing about it changes any more")]
+    JobArchived(JobId),
+    /// A job that has not ended, or not long enough ago.
+    #[error("{0} is not to be archived yet")]
+    JobNotArchivable(JobId),
     /// Only what ended incomplete can go on.
     #[error("{0} did not end incomplete")]
     JobNotIncomplete(JobId),

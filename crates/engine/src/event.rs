@@ -387,6 +387,13 @@ pub enum Event {
         /// Until when it was held back.
         free_at_ms: u64,
     },
+    /// A job that ended left the state; what is asked about it is in its archive.
+    JobArchived {
+        /// The job.
+        job: JobId,
+        /// The blob with its archive.
+        archive: Hash,
+    },
 }
 
 impl Event {

@@ -326,6 +326,9 @@ impl State {
                     }
                 };
                 job.ended_at_ms = Some(at_ms);
+                let resumable = matches!(job.state, JobState::Incomplete { .. });
+                self.ended.insert((resumable, at_ms, id));
+                let job = self.job(id);
                 if let (JobEnd::Done, Some(expected_ms)) = (end, job.expected_ms) {
                     let taken_ms = at_ms.saturating_sub(job.submitted_at_ms);
                     self.forecasts.settle(expected_ms, taken_ms);
@@ -502,6 +505,12 @@ impl State {
                 take(&mut account.pending, *amount);
                 add(&mut account.available, *amount);
                 take(&mut self.ledger.pending, *amount);
+            }
+            Event::JobArchived { job: id, .. } => {
+                let job = self.jobs.remove(id).expect(CORRUPT);
+                assert!(job.state.ended() && job.leases.is_empty() && job.committed.is_empty(), "{CORRUPT}");
+                let resumable = matches!(job.state, JobState::Incomplete { .. });
+                self.ended.remove(&(resumable, job.ended_at_ms.expect(CORRUPT), *id));
             }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();
@@ -899,7 +908,9 @@ impl State {
     fn resume_job(&mut self, id: JobId, escrow: Amount, deadline_ms: Option<u64>, at_ms: u64) {
         let job = self.job(id);
         job.state = JobState::Running;
-        job.ended_at_ms = None;
+        let ended_at_ms = job.ended_at_ms.take().expect(CORRUPT);
+        self.ended.remove(&(true, ended_at_ms, id));
+        let job = self.job(id);
         (job.deadline_ms, job.spec.deadline_ms, job.overdue) = (deadline_ms, deadline_ms, false);
         add(&mut job.money.escrowed, escrow);
         let held =

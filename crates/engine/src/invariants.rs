@@ -155,6 +155,9 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         expect(listed == (!ended && !job.overdue && job.deadline_ms.is_some()), "I8", &|| {
             format!("{id} has a deadline, or does it?")
         });
+        let resumable = matches!(job.state, crate::JobState::Incomplete { .. });
+        let listed = job.ended_at_ms.is_some_and(|at| state.ended.contains(&(resumable, at, *id)));
+        expect(listed == ended, "I8", &|| format!("{id} ended, or did it?"));
         expect(state.paused_jobs.contains(id) == job.paused, "I8", &|| format!("{id} is paused, or is it?"));
         for lease in &job.leases {
             expect(state.leases.get(lease).is_some_and(|l| l.job == *id), "I8", &|| {
@@ -178,6 +181,11 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             expect(*heard, "I7", &|| format!("{id} waits for a request that nobody is told to make"));
         }
     }
+
+    let ended = state.ended.iter().all(|(_, _, id)| state.jobs.contains_key(id));
+    expect(ended, "I8", &|| "a job that is not there is said to have ended".into());
+    let late = state.late.values().all(|late| state.jobs.contains_key(&late.job));
+    expect(late, "I8", &|| "a receipt is still taken for a job that is not there".into());
 
     for (id, number) in state.queue.iter() {
         let (spec, queue) = (&state.jobs[id].spec, &state.jobs[id].queues[*number as usize]);

@@ -17,6 +17,7 @@
 //! burn), check payment (the same), and the job's end (escrow → balance). All amounts are integers and stand in the event,
 //! so that a replay never recomputes a price.
 
+mod archive;
 mod checks;
 mod command;
 mod decide;
@@ -44,6 +45,7 @@ mod supply;
 mod trust;
 pub mod v1;
 
+pub use archive::{ARCHIVE_PREFIX_BYTES, ARCHIVE_VERSION, ArchiveError, archive_head_bytes, from_archive};
 pub use command::{
     Answer, Command, Decision, ReceiptOutcome, Rejection, Release, Sealing, SealingRequest, Submission,
 };

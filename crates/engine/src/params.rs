@@ -120,6 +120,11 @@ params! {
     closed_leases_max: u32 = 65_536;
     /// Idempotency keys that are remembered.
     idempotency_keys_max: u32 = 65_536;
+    /// A job that ended stays at hand for this long, to be rated among others, before only its archive is kept; in any case as long
+    /// as a verdict about it may be contested.
+    archive_after_ms: u64 = 3_600_000, 0..=31_536_000_000;
+    /// The same of one that ended incomplete, which can go on as long as it is not archived: 7 days.
+    archive_incomplete_after_ms: u64 = 604_800_000, 0..=31_536_000_000;
 
     /// Weight of the client's stake in a job's score.
     score_stake_ppm: u32 = 400_000, 0..=800_000;

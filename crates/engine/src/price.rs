@@ -161,6 +161,12 @@ impl State {
         &self.forecasts
     }
 
+    /// How far off the forecast of an hour's demand is on average, as a part of the larger of the two; nothing before a week was
+    /// seen.
+    pub fn demand_error_ppm(&self) -> Option<u64> {
+        self.demand.error_ppm()
+    }
+
     /// When units of a stage would begin, and how long they would take: `P = N · G · E / (1 + L / C)`, where `N` is how many of
     /// the providers the units can keep busy, `G` their mean speed, `E` the share of work that is not done again as a check, and
     /// `1 / (1 + L / C)` the share of time that packages are sized to compute.
@@ -223,6 +229,8 @@ pub(crate) struct Demand {
     season: Vec<u64>,
     /// Hours observed, counted up to a week.
     hours: u32,
+    /// Moving average (1/16) of how far off what an hour usually asks for was, as a part of the larger of the two.
+    error_ppm: Option<u64>,
 }
 
 impl Demand {
@@ -242,6 +250,11 @@ impl Demand {
             for hour in from..to.min(from + WEEK_HOURS as u64) {
                 let usual = &mut self.season[(hour % WEEK_HOURS as u64) as usize];
                 let arrived = std::mem::take(&mut self.arrived_ms);
+                if self.hours == WEEK_HOURS as u32 && arrived.max(*usual) > 0 {
+                    let error = scale(PPM, arrived.abs_diff(*usual), arrived.max(*usual));
+                    self.error_ppm =
+                        Some(self.error_ppm.map_or(error, |average| (average * 15 + error) / 16));
+                }
                 *usual = match self.hours < WEEK_HOURS as u32 {
                     true => arrived,
                     false => (*usual * (SEASON_WEEKS - 1)).saturating_add(arrived) / SEASON_WEEKS,
@@ -256,6 +269,11 @@ impl Demand {
     pub fn arrive(&mut self, work_ns: u128) {
         self.arrived_ms =
             self.arrived_ms.saturating_add(clip(work_ns / 1_000_000)).min(u64::MAX / SEASON_WEEKS);
+    }
+
+    /// How far off the forecast of an hour's demand is; nothing before there was one.
+    pub fn error_ppm(&self) -> Option<u64> {
+        self.error_ppm
     }
 
     /// When it wants to be observed next: not more often than ten times in its time constant.
@@ -314,5 +332,10 @@ mod tests {
         }
         assert_eq!(demand.season_ppm(20 * HOUR_MS, &params), 1_250_000, "clamped");
         assert_eq!(demand.season_ppm(21 * HOUR_MS, &params), 1_000_000 * 24 / 26);
+        assert_eq!(demand.error_ppm(), Some(0), "every week was like the one before");
+        let at = demand.at_ms;
+        demand.arrive(2_000 * NS);
+        demand.observe(at + HOUR_MS, 0, &params);
+        assert_eq!(demand.error_ppm(), Some(PPM / 2 / 16), "twice as much as usual, once");
     }
 }

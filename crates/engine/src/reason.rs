@@ -269,22 +269,29 @@ pub enum WorkerReason {
     Gone(LeaveCause),
 }
 
-impl State {
-    /// Why a job is not done; nothing when there is no such job.
-    pub fn job_reason(&self, id: JobId, now_ms: u64) -> Option<JobReason> {
-        let job = self.jobs.get(&id)?;
-        Some(match &job.state {
+impl Job {
+    /// How it ended; nothing before it did.
+    pub fn end_reason(&self) -> Option<JobReason> {
+        Some(match &self.state {
             JobState::Done => JobReason::Done,
             JobState::Cancelled => JobReason::Cancelled,
             JobState::Incomplete { cause, why } => JobReason::Incomplete {
                 cause: *cause,
-                parked: job.parked_units,
-                blocked: job.blocked_units,
-                undone: job.waiting_units(),
+                parked: self.parked_units,
+                blocked: self.blocked_units,
+                undone: self.waiting_units(),
                 why: why.clone(),
             },
-            JobState::Waiting | JobState::Running => self.unfinished_reason(id, job, now_ms),
+            JobState::Waiting | JobState::Running => return None,
         })
+    }
+}
+
+impl State {
+    /// Why a job is not done; nothing when there is no such job.
+    pub fn job_reason(&self, id: JobId, now_ms: u64) -> Option<JobReason> {
+        let job = self.jobs.get(&id)?;
+        Some(job.end_reason().unwrap_or_else(|| self.unfinished_reason(id, job, now_ms)))
     }
 
     fn unfinished_reason(&self, id: JobId, job: &Job, now_ms: u64) -> JobReason {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 10;
+pub const SNAPSHOT_VERSION: u32 = 11;
 
 /// The state of one market.
 ///
@@ -80,6 +80,8 @@ pub struct State {
     pub(crate) late: BTreeMap<LeaseId, Late>,
     /// Jobs whose owners hold them back.
     pub(crate) paused_jobs: BTreeSet<JobId>,
+    /// Jobs that ended, by whether they may still go on and when they ended.
+    pub(crate) ended: BTreeSet<(bool, u64, JobId)>,
     /// Deadlines of jobs that are still given out.
     pub(crate) job_deadlines: BTreeSet<(u64, JobId)>,
     /// Leases that were split and whose receipt is not folded yet, with the lease of the rest.
@@ -284,6 +286,13 @@ impl StageQueue {
 }
 
 impl Job {
+    /// From when on it may leave the state for its archive; nothing while something may still happen to it by itself.
+    pub(crate) fn archivable_from_ms(&self, params: &Params) -> Option<u64> {
+        let ended_at_ms = self.ended_at_ms?;
+        let resumable = matches!(self.state, JobState::Incomplete { .. });
+        Some(ended_at_ms.saturating_add(archive_after_ms(resumable, params)))
+    }
+
     /// Whether its waiting units may be given out.
     pub fn leasable(&self) -> bool {
         !self.state.ended() && !self.paused && !self.overdue
@@ -816,6 +825,16 @@ impl State {
         }
     }
 
+    /// Jobs that are to be archived, at most `limit`, with when they ended.
+    pub fn archivable(&self, now_ms: u64, limit: usize) -> Vec<(JobId, u64)> {
+        let due = |resumable: bool| {
+            let until = now_ms.checked_sub(archive_after_ms(resumable, &self.params));
+            let range = until.map(|until| (resumable, 0, JobId(0))..=(resumable, until, JobId(u64::MAX)));
+            range.into_iter().flat_map(|range| self.ended.range(range))
+        };
+        due(false).chain(due(true)).take(limit).map(|(_, ended_at_ms, job)| (*job, *ended_at_ms)).collect()
+    }
+
     /// What the shell must compare, oldest first, at most `limit`.
     pub fn comparisons(&self, limit: usize) -> Vec<Comparison> {
         self.comparing.iter().take(limit).map(|id| self.comparison(*id)).collect()
@@ -872,6 +891,13 @@ impl State {
         }
         Comparison { check: id, job: check.job, known: check.kind == CheckKind::Canary, pairs }
     }
+}
+
+/// How long a job that ended stays in the state.
+fn archive_after_ms(resumable: bool, params: &Params) -> u64 {
+    let after_ms = if resumable { params.archive_incomplete_after_ms } else { params.archive_after_ms };
+    // A verdict about it may be contested for that long.
+    after_ms.max(params.appeal_ms)
 }
 
 /// Ascending unit indices as runs.

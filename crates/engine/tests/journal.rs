@@ -173,6 +173,8 @@ fn economics(world: &mut World) {
     let changes = vec![("base_price".to_owned(), 2_000_000)];
     world.run(Command::SetParams { by: MARKET, changes }).expect("within bounds");
     world.advance(7 * 24 * 3_600_000);
+    let (job, ended_at_ms) = world.state.archivable(world.now_ms, 1)[0];
+    world.run(Command::Archive { job, ended_at_ms, archive: Hash::of(b"archive") }).expect("it is due");
 }
 
 /// What the whole history left behind, in numbers that any version can name.
@@ -228,7 +230,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(params || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 44, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 45, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

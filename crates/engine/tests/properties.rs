@@ -8,7 +8,7 @@ use plexus_engine::{
     Release, Submission, Until, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
-use protocol::{Amount, JobId, PublicKey};
+use protocol::{Amount, Hash, JobId, PublicKey};
 use rules::{AUDIT, CLIENT, MARKET, World, gather, graph, key, output, previous, reading, spec};
 
 #[derive(Clone, Debug)]
@@ -70,6 +70,7 @@ enum Step {
         times: u32,
         deadline_ms: Option<u64>,
     },
+    Archive,
     Judge,
     Pass {
         ms: u64,
@@ -121,6 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<prop::sample::Index>().prop_map(|job| Step::ResumeJob { job }),
         1 => (0usize..5, 1u64..9, 1u32..5, prop::option::of(1u64..20_000))
             .prop_map(|(shape, units, times, deadline_ms)| Step::Graph { shape, units, times, deadline_ms }),
+        1 => Just(Step::Archive),
         2 => Just(Step::Judge),
         2 => prop_oneof![4 => 1u64..3_000, 1 => 3_000u64..60_000].prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Resume),
@@ -167,7 +169,14 @@ fn shape(shape: usize, units: u64, times_max: u32) -> JobSpec {
 }
 
 fn world() -> World {
-    let mut world = World::new(Params { attempts_max: 3, closed_leases_max: 50, ..Params::default() });
+    let mut world = World::new(Params {
+        attempts_max: 3,
+        closed_leases_max: 50,
+        appeal_ms: 3_000,
+        archive_after_ms: 2_000,
+        archive_incomplete_after_ms: 20_000,
+        ..Params::default()
+    });
     world.settles_at = 1;
     world.fund(CLIENT, 1);
     let delegate =
@@ -288,6 +297,13 @@ proptest! {
                     let deadline_ms = deadline_ms.map(|after| world.now_ms + after);
                     let spec = JobSpec { deadline_ms, ..shape(which, units, times) };
                     world.submit(spec);
+                }
+                Step::Archive => {
+                    for (job, ended_at_ms) in world.state.archivable(world.now_ms, 2) {
+                        let archive = Command::Archive { job, ended_at_ms, archive: Hash([1; 32]) };
+                        world.run(archive).expect("it is due");
+                        prop_assert!(!world.state.jobs().contains_key(&job));
+                    }
                 }
                 Step::Judge => world.judge(),
                 Step::Pass { ms } => world.advance(ms),

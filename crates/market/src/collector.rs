@@ -6,18 +6,20 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use engine::{CheckState, PackageState, StageInput, State};
 use protocol::{Hash, JobId, Manifest, OutputCommitment};
-use store::{BlobError, BlobStore, Collected};
+use store::{BlobError, BlobStore, Collected, ReadModel};
 use tokio::sync::watch;
 
 use crate::{
+    archives::{Archives, ReadError},
     committer::{Committer, Refusal},
     failure::Causes,
+    follower::Follower,
     leadership::Standing,
     metrics::Metrics,
 };
@@ -28,6 +30,8 @@ const FIRST_AFTER: Duration = Duration::from_secs(3600);
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 /// An upload may be this long before the job that needs it, whatever the operator says.
 pub const KEEP_MIN: Duration = Duration::from_secs(24 * 3600);
+/// Archived jobs asked for at once.
+const ARCHIVES_PAGE: u32 = 1_000;
 /// Between two parts of the store that are encrypted anew.
 const RESEAL_PAUSE: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,17 @@ pub enum CollectError {
         /// What is wrong.
         detail: String,
     },
+    /// An archive cannot be read, so that the results it names are not known.
+    #[error("the archive {archive} is not readable: {detail}")]
+    Archive {
+        /// The archive's blob.
+        archive: Hash,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The lists cannot be asked which jobs are archived.
+    #[error("the lists cannot say which jobs are archived: {0}")]
+    Lists(String),
     /// The blob store failed.
     #[error("the blob store failed")]
     Store(#[from] BlobError),
@@ -63,6 +78,12 @@ pub struct Collector {
     pub keep: Duration,
     /// The market's own.
     pub own: Hash,
+    /// Knows the jobs that the state has let go.
+    pub archives: Arc<Archives>,
+    /// Where the lists say which they are.
+    pub read_model: Arc<Mutex<ReadModel>>,
+    /// Keeps the lists.
+    pub follower: Arc<Follower>,
 }
 
 impl Collector {
@@ -124,6 +145,46 @@ impl Collector {
         Ok(collected)
     }
 
+    /// Every archive is needed for ever, and what the jobs in them name for as long as if the state had them.
+    async fn archived(
+        &self,
+        age_min_ms: u64,
+        needed: &mut HashSet<Hash>,
+        manifests: &mut BTreeSet<Hash>,
+    ) -> Result<(), CollectError> {
+        let lists = |detail: String| CollectError::Lists(detail);
+        let durable = *self.committer.status().durable.borrow();
+        self.follower.caught_up(durable).await;
+        if self.follower.is_stale() {
+            return Err(lists("they lack rows until the next start".into()));
+        }
+        let now_ms = crate::time::now_ms();
+        let mut after = JobId(0);
+        loop {
+            let model = self.read_model.clone();
+            let page = tokio::task::spawn_blocking(move || {
+                model.lock().unwrap_or_else(PoisonError::into_inner).archives(after, ARCHIVES_PAGE)
+            });
+            let page = page.await.map_err(|panic| lists(panic.to_string()))?;
+            let page = page.map_err(|error| lists(error.to_string()))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.id;
+            for row in page {
+                needed.insert(row.archive);
+                if row.ended_at_ms.saturating_add(age_min_ms) > now_ms {
+                    let unreadable = |error: ReadError| CollectError::Archive {
+                        archive: row.archive,
+                        detail: error.to_string(),
+                    };
+                    let job = self.archives.whole(&row.archive).await.map_err(unreadable)?;
+                    let (programs, data) = of_job(&job);
+                    manifests.extend(programs);
+                    needed.extend(data);
+                }
+            }
+        }
+    }
+
     async fn needed(&self, age_min: Duration) -> Result<HashSet<Hash>, CollectError> {
         let age_min_ms = u64::try_from(age_min.as_millis()).unwrap_or(u64::MAX);
         let ask = |what: Result<_, _>| what.map_err(CollectError::Unknown);
@@ -137,10 +198,11 @@ impl Collector {
             .await)?;
         let mut needed = HashSet::from([self.own]);
         let mut manifests = BTreeSet::new();
+        self.archived(age_min_ms, &mut needed, &mut manifests).await?;
         // One job a question, so that nobody waits for all of them.
         for job in jobs {
-            let named = self.committer.query(move |state, _| of_job(state, job)).await;
-            let (programs, data) = named.map_err(CollectError::Unknown)?;
+            let named = self.committer.query(move |state, _| state.jobs().get(&job).map(of_job)).await;
+            let (programs, data) = named.map_err(CollectError::Unknown)?.unwrap_or_default();
             manifests.extend(programs);
             needed.extend(data);
         }
@@ -159,8 +221,7 @@ impl Collector {
 }
 
 /// A job's manifests, and its inputs and outputs.
-fn of_job(state: &State, job: JobId) -> (Vec<Hash>, Vec<Hash>) {
-    let Some(job) = state.jobs().get(&job) else { return Default::default() };
+fn of_job(job: &engine::Job) -> (Vec<Hash>, Vec<Hash>) {
     let manifests = job.spec.stages.iter().map(|stage| stage.manifest).collect();
     let inputs = job.spec.stages.iter().flat_map(|stage| &stage.inputs).filter_map(|input| match input {
         StageInput::Blob(split) => Some(split.blob),

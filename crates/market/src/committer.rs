@@ -913,6 +913,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Cancel { .. } => "cancel",
         Command::Pause { .. } => "pause",
         Command::ResumeJob { .. } => "resume_job",
+        Command::Archive { .. } => "archive",
         Command::Announce { .. } => "announce",
         Command::Heartbeat { .. } => "heartbeat",
         Command::Leave { .. } => "leave",

@@ -132,7 +132,9 @@ fn rejection_code(rejection: &Rejection) -> (&'static str, &'static str) {
         Rejection::JobNotIncomplete(_) => {
             (code::JOB_NOT_INCOMPLETE, "only a job that ended incomplete can go on; submit it again")
         }
-        Rejection::JobEnded(_) => (code::JOB_ENDED, "submit a new job"),
+        Rejection::JobEnded(_) | Rejection::JobArchived(_) | Rejection::JobNotArchivable(_) => {
+            (code::JOB_ENDED, "submit a new job")
+        }
         Rejection::SpecInvalid(_) => (code::REQUEST_INVALID, "correct the job"),
         Rejection::OverBudget { .. } => {
             (code::OVER_BUDGET, "raise the budget, lower the unit price, or ask for fewer checks")

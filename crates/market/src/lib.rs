@@ -15,6 +15,7 @@
 //!
 //! No rule is decided here: who may do what, who is paid and why something waits is the engine's.
 
+mod archives;
 mod auth;
 mod collector;
 mod committer;
@@ -60,6 +61,7 @@ use tokio::{
 };
 
 use crate::{
+    archives::{Archives, Archivist},
     collector::Collector,
     committer::{Committer, Founding, Group, Replayed},
     follower::Follower,
@@ -74,6 +76,7 @@ use crate::{
     uploads::Uploads,
 };
 
+pub use archives::ArchivingError;
 pub use collector::CollectError;
 pub use http::openapi;
 pub use keys::KeyFileError;
@@ -255,6 +258,7 @@ pub struct Market {
     committer: Committer,
     blobs: Arc<BlobStore>,
     collector: Collector,
+    archivist: Archivist,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
@@ -343,7 +347,15 @@ impl Market {
             let watch = certificates.clone().watch(metrics.clone(), stopped.clone());
             tasks.push(tokio::spawn(watch));
         }
+        let archives = Arc::new(Archives::new(blobs.clone()));
+        let archivist =
+            Archivist { committer: committer.clone(), blobs: blobs.clone(), metrics: metrics.clone() };
+        tasks.push(tokio::spawn(archivist.clone().run(stopped.clone())));
+        let reader = Arc::new(Mutex::new(reader));
         let collector = Collector {
+            archives: archives.clone(),
+            read_model: reader.clone(),
+            follower: follower.clone(),
             blobs: blobs.clone(),
             committer: committer.clone(),
             metrics: metrics.clone(),
@@ -368,7 +380,9 @@ impl Market {
             adopt_parent: config.adopt_parent,
             faucet: config.faucet,
             stop: stopped.clone(),
-            read_model: Mutex::new(reader),
+            read_model: reader,
+            archives,
+            journal_file: config.database.is_none().then(|| config.data_dir.join("journal.db")),
             output_lengths: Default::default(),
             submissions: Semaphore::new(SUBMISSIONS_AT_ONCE),
             joins: Semaphore::new(JOINS_AT_ONCE),
@@ -398,6 +412,7 @@ impl Market {
             committer,
             blobs,
             collector,
+            archivist,
             stop,
             server,
             tasks,
@@ -461,6 +476,11 @@ impl Market {
         self.collector.collect(age_min).await
     }
 
+    /// Archives every job that ended long enough ago, and says how many they are; it happens by itself every few seconds.
+    pub async fn archive_jobs(&self) -> Result<usize, ArchivingError> {
+        self.archivist.archive().await
+    }
+
     /// Waits until the market cannot go on: a rule of its own was broken, or another process writes its journal though none may.
     /// Only a new start helps.
     pub async fn failed(&self) {
@@ -491,6 +511,7 @@ impl Market {
             let _ = task.await;
         }
         drop(self.collector);
+        drop(self.archivist);
         drop(self.committer);
         let threads = self.threads;
         let joined =

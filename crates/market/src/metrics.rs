@@ -33,6 +33,7 @@ labels! {
     ByResult { result: &'static str };
     ByCode { code: &'static str };
     ByClass { class: &'static str };
+    ByQueue { kind: &'static str, class: &'static str };
     ByRoute { route: String };
     ByAnswer { method: &'static str, route: String, status: u16 };
 }
@@ -102,6 +103,14 @@ pub struct Metrics {
     pub violations: Gauge,
     /// Jobs waiting or running.
     pub jobs_open: Gauge,
+    /// Jobs that left the state.
+    pub jobs_archived: Counter,
+    /// Bytes that the journal's file takes.
+    pub journal_stored_bytes: Gauge,
+    /// How far off the forecast of an hour's demand is, from 0 to 1.
+    pub demand_error: Gauge<f64, AtomicU64>,
+    /// How far off the estimates of jobs' times are: the larger over the smaller, less one.
+    pub job_time_error: Gauge<f64, AtomicU64>,
     /// Units that wait.
     pub units_waiting: Gauge,
     /// Units committed and not yet accepted.
@@ -131,6 +140,7 @@ pub struct Metrics {
     checks: Counters<ByResult>,
     packages: Counters<ByResult>,
     workers: Gauges<ByState>,
+    queue: Gauges<ByQueue>,
     refusals: Counters<ByCode>,
     rate_limited: Counters<ByClass>,
     requests: Counters<ByAnswer>,
@@ -160,6 +170,7 @@ impl Default for Metrics {
         let blobs_resealed = counter("blobs_resealed", "Blobs encrypted anew with the newest key");
         let comparisons = counter("comparisons", "Outputs compared by tolerance");
         let logins = counter("logins", "Logins");
+        let jobs_archived = counter("jobs_archived", "Jobs that ended and left the state for their archive");
         let takeovers = counter("takeovers", "Times this process took the market over from another");
         let forwarded = counter("requests_forwarded", "Requests that the leader answered for this process");
         let mut gauge = |name: &str, help: &str| {
@@ -181,6 +192,19 @@ impl Default for Metrics {
         let leads = gauge("leader", "Whether this process decides");
         let certificate_ends =
             gauge("tls_certificate_end_seconds", "When the certificate ends, in seconds of the Unix epoch");
+        let journal_stored_bytes =
+            gauge("journal_stored_bytes", "Bytes of the journal's file; 0 where a server keeps it");
+        let mut share = |name: &str, help: &str| {
+            let gauge = Gauge::<f64, AtomicU64>::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let help = "How far off the forecast of an hour's demand is, as a part of the larger";
+        let demand_error = share("demand_forecast_error", help);
+        let help = "How far off the estimates of jobs' times are: the larger over the smaller, less one";
+        let job_time_error = share("job_time_forecast_error", help);
+        let queue = Gauges::default();
+        registry.register("queue_units", "Units that wait, by kind of job and class", queue.clone());
         let settlement_lag = Gauge::<f64, AtomicU64>::default();
         let help = "Age of the oldest check that is not decided";
         registry.register("settlement_lag_seconds", help, settlement_lag.clone());
@@ -241,6 +265,11 @@ impl Default for Metrics {
             listeners,
             violations,
             jobs_open,
+            jobs_archived,
+            journal_stored_bytes,
+            demand_error,
+            job_time_error,
+            queue,
             units_waiting,
             units_checking,
             settlement_lag,
@@ -283,6 +312,14 @@ impl Metrics {
     /// A request came too soon.
     pub fn rate_limited(&self, class: &'static str) {
         self.rate_limited.get_or_create(&ByClass { class }).inc();
+    }
+
+    /// So many units wait of each kind and class.
+    pub fn set_queue(&self, units: impl IntoIterator<Item = ((&'static str, &'static str), u64)>) {
+        self.queue.clear();
+        for ((kind, class), units) in units {
+            self.queue.get_or_create(&ByQueue { kind, class }).set(units as i64);
+        }
     }
 
     /// A command was decided, or the rules refused it.
@@ -359,6 +396,7 @@ mod tests {
     fn the_documentation_lists_every_metric_with_its_labels_and_no_other() {
         let metrics = Metrics::default();
         // A family without a member is not shown.
+        metrics.set_queue([(("batch", "normal"), 1)]);
         metrics.asked(&Asked {
             route: "/",
             method: "GET",

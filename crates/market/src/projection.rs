@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use engine::{Check, CheckState, Event, JobEnd, PackageState, Split, State, Work};
+use engine::{Check, CheckState, Event, JobEnd, JobSpec, JobState, PackageState, Split, State, Work};
 use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey};
 use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
 
@@ -14,12 +14,24 @@ use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
 #[derive(Debug, Default, PartialEq)]
 pub struct Projection {
     owners: HashMap<PublicKey, PublicKey>,
-    jobs: HashMap<JobId, PublicKey>,
+    jobs: HashMap<JobId, OpenJob>,
     leases: HashMap<LeaseId, Held>,
     packages: HashMap<PackageId, OpenPackage>,
     /// Checks of packages that are not committed yet.
     replicas: HashMap<PackageId, Vec<CheckId>>,
     checks: HashMap<CheckId, OpenCheck>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct OpenJob {
+    owner: PublicKey,
+    royalty: Option<PublicKey>,
+}
+
+impl OpenJob {
+    fn of(owner: PublicKey, spec: &JobSpec) -> Self {
+        Self { owner, royalty: spec.royalty.map(|royalty| royalty.account) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,8 +96,8 @@ impl Projection {
             jobs: state
                 .jobs()
                 .iter()
-                .filter(|(_, j)| !j.state.ended())
-                .map(|(id, j)| (*id, j.owner))
+                .filter(|(_, j)| !matches!(j.state, JobState::Done | JobState::Cancelled))
+                .map(|(id, j)| (*id, OpenJob::of(j.owner, &j.spec)))
                 .collect(),
             leases: leases
                 .map(|(id, lease)| (*id, Held { job: lease.job, worker: lease.worker, work: lease.work }))
@@ -123,7 +135,7 @@ impl Projection {
                 changes.moved(movement(MovementKind::Deposit, *account, *amount));
             }
             Event::JobSubmitted { job, owner, spec, escrow, .. } => {
-                self.jobs.insert(*job, *owner);
+                self.jobs.insert(*job, OpenJob::of(*owner, spec));
                 changes.jobs.insert(*job);
                 changes.batch.job(JobRow {
                     id: *job,
@@ -132,6 +144,7 @@ impl Projection {
                     units: spec.units(),
                     submitted_at_ms: at_ms,
                     ended: None,
+                    archive: None,
                 });
                 let escrowed = movement(MovementKind::Escrow, *owner, *escrow);
                 changes.moved(Movement { job: Some(*job), ..escrowed });
@@ -141,7 +154,6 @@ impl Projection {
             }
             Event::JobResumed { job, owner, escrow, .. } => {
                 // Its row keeps how it ended the last time until it ends again.
-                self.jobs.insert(*job, *owner);
                 changes.jobs.insert(*job);
                 let escrowed = movement(MovementKind::Escrow, *owner, *escrow);
                 changes.moved(Movement { job: Some(*job), ..escrowed });
@@ -154,9 +166,12 @@ impl Projection {
                     JobEnd::Incomplete { .. } => 2,
                 };
                 changes.batch.job_ended(*job, how, at_ms);
-                if let Some(owner) = self.jobs.remove(job)
-                    && refund.0 > 0
-                {
+                // Kept as long as it may go on: its royalty is not named again then.
+                let open = match end {
+                    JobEnd::Incomplete { .. } => self.jobs.get(job).copied(),
+                    JobEnd::Done | JobEnd::Cancelled => self.jobs.remove(job),
+                };
+                if let Some(OpenJob { owner, .. }) = open.filter(|_| refund.0 > 0) {
                     let refunded = movement(MovementKind::Refund, owner, *refund);
                     changes.moved(Movement { job: Some(*job), ..refunded });
                 }
@@ -297,6 +312,12 @@ impl Projection {
                 changes.workers.insert(open.worker);
                 let paid = movement(MovementKind::Work, self.owner(open.worker), pay.provider);
                 changes.moved(settled(paid, Some(open.job), *package, open.worker, pay));
+                let royalty = self.jobs.get(&open.job).and_then(|job| job.royalty);
+                if let Some(account) = royalty.filter(|_| pay.royalty.0 > 0) {
+                    let royalty = movement(MovementKind::Royalty, account, pay.royalty);
+                    let (job, package, worker) = (Some(open.job), Some(*package), Some(open.worker));
+                    changes.moved(Movement { part: 1, job, package, worker, ..royalty });
+                }
             }
             Event::PackageRejected { package, .. } => {
                 if let Some(open) = self.close(*package) {
@@ -324,12 +345,23 @@ impl Projection {
                 changes.jobs.insert(*job);
             }
             Event::ReservationEnded { .. } => {}
-            Event::Bonded { .. }
-            | Event::Unbonding { .. }
-            | Event::Unbonded { .. }
-            | Event::PayReleased { .. }
-            | Event::EpochClosed { .. }
-            | Event::ParamsSet { .. } => {}
+            Event::JobArchived { job, archive } => {
+                self.jobs.remove(job);
+                changes.batch.job_archived(*job, *archive);
+            }
+            Event::Bonded { account, amount } => {
+                changes.moved(movement(MovementKind::Bond, *account, *amount));
+            }
+            Event::Unbonded { account, amount, .. } => {
+                changes.moved(movement(MovementKind::Unbond, *account, *amount));
+            }
+            Event::EpochClosed { shares, .. } => {
+                for (part, (account, amount)) in (0..).zip(shares) {
+                    changes.moved(Movement { part, ..movement(MovementKind::Reward, *account, *amount) });
+                }
+            }
+            // It moves nothing that can be spent.
+            Event::Unbonding { .. } | Event::PayReleased { .. } | Event::ParamsSet { .. } => {}
             // Nobody but the engine is to know them.
             Event::CanariesSet { .. } => {}
             Event::Founded { .. } | Event::SessionDelegated { .. } | Event::Resumed => {}

@@ -96,7 +96,8 @@ fn about(ms: u64) -> String {
 
 /// Why a job is not done, with what its next stage waits for.
 fn job_reason_of(state: &State, job: &engine::Job, id: JobId, now_ms: u64) -> Option<Reason> {
-    let mut reason = job_reason(&state.job_reason(id, now_ms)?, now_ms)?;
+    let why = job.end_reason().or_else(|| state.job_reason(id, now_ms))?;
+    let mut reason = job_reason(&why, now_ms)?;
     if let (false, Some(block)) = (job.state.ended(), job.blockage()) {
         let Blockage { iteration, stage, upstream, done, of } = block;
         let name = |stage: u32| job.spec.stages[stage as usize].name.as_str();
@@ -400,9 +401,17 @@ pub fn ledger(state: &State) -> Ledger {
 
 /// One job.
 pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
-    let job = state.jobs().get(&id)?;
+    Some(job_of(state, id, state.jobs().get(&id)?, now_ms))
+}
+
+/// A job that the state has let go, from its archive.
+pub fn archived_job(id: JobId, job: &engine::Job) -> Job {
+    job_of(&State::default(), id, job, 0)
+}
+
+fn job_of(state: &State, id: JobId, job: &engine::Job, now_ms: u64) -> Job {
     let (money, counts) = (&job.money, &job.verification);
-    Some(Job {
+    Job {
         id,
         name: job.spec.name.clone(),
         owner: job.owner,
@@ -477,7 +486,7 @@ pub fn job(state: &State, id: JobId, now_ms: u64) -> Option<Job> {
             .collect(),
         submitted_at: rfc3339(job.submitted_at_ms),
         ended_at: job.ended_at_ms.map(rfc3339),
-    })
+    }
 }
 
 /// Why a job is served when it is. Its place in the queue is shown with one job alone: counting is work.
@@ -707,18 +716,18 @@ fn lease_input(job: &engine::Job, place: Place, input: &StageInput, units: &[Uni
     LeaseInput::Gathered(GatheredInput { blobs, units: found, length: gather.length })
 }
 
-/// A job's units from `first` on, at most `limit`, as `viewer` may see them. Nothing when there is no such job.
+/// A job's units from `first` on, at most `limit`, as `viewer` may see them.
 ///
 /// Only the owner sees which units are being checked: a worker that could look up the units of its lease would know whether the
 /// lease is a check, and compute honestly only then.
 pub fn units(
     state: &State,
     id: JobId,
+    job: &engine::Job,
     first: u64,
     limit: u64,
     viewer: Option<PublicKey>,
-) -> Option<Vec<Unit>> {
-    let job = state.jobs().get(&id)?;
+) -> Vec<Unit> {
     let end = first.saturating_add(limit).min(job.spec.units());
     let spec = &job.spec;
     let named = has_stages(spec);
@@ -775,7 +784,7 @@ pub fn units(
             unit.checked_by = checked.map(|(_, by)| *by).collect();
         }
     }
-    Some(units)
+    units
 }
 
 /// The movements one row stands for, last first: a settlement also paid the treasury and burned something.
@@ -789,6 +798,10 @@ pub fn payments(movement: &Movement) -> impl Iterator<Item = (u8, Payment)> + us
             MovementKind::Work => PaymentKind::Work,
             MovementKind::Check => PaymentKind::Check,
             MovementKind::Refund => PaymentKind::Refund,
+            MovementKind::Bond => PaymentKind::Bond,
+            MovementKind::Unbond => PaymentKind::Unbond,
+            MovementKind::Reward => PaymentKind::Reward,
+            MovementKind::Royalty => PaymentKind::Royalty,
         },
         account: Some(movement.account),
         job: movement.job,

@@ -12,19 +12,20 @@ mod server;
 
 use std::collections::BTreeMap;
 
-use protocol::{Amount, JobId, PackageId, PublicKey};
+use protocol::{Amount, Hash, JobId, PackageId, PublicKey};
 
 use crate::{Location, StoreError};
 
 /// Version of the tables. Another version's file is emptied and rebuilt from the journal; on a server each version has tables of
 /// its own, so that programs of both can run side by side.
-const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 3;
 
 /// What a stretch of the journal changed.
 #[derive(Debug, Default)]
 pub struct Batch {
     jobs: BTreeMap<JobId, JobRow>,
     ended: BTreeMap<JobId, (u8, u64)>,
+    archived: BTreeMap<JobId, Hash>,
     workers: BTreeMap<PublicKey, WorkerRow>,
     movements: Vec<Movement>,
 }
@@ -44,6 +45,19 @@ pub struct JobRow {
     pub submitted_at_ms: u64,
     /// How and when it ended; the market numbers the ways.
     pub ended: Option<(u8, u64)>,
+    /// The blob with its archive, once it is archived.
+    pub archive: Option<Hash>,
+}
+
+/// A job that is archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArchivedRow {
+    /// The job.
+    pub id: JobId,
+    /// The blob with its archive.
+    pub archive: Hash,
+    /// When it ended.
+    pub ended_at_ms: u64,
 }
 
 /// A worker, for lists.
@@ -100,17 +114,40 @@ pub enum MovementKind {
     Check = 3,
     /// From escrow back to the owner.
     Refund = 4,
+    /// From a balance into stake.
+    Bond = 5,
+    /// Stake that is free again.
+    Unbond = 6,
+    /// New tokens for the work of an epoch.
+    Reward = 7,
+    /// A part of what a job paid, to whom it names.
+    Royalty = 8,
+}
+
+impl MovementKind {
+    /// By its number.
+    const ALL: [Self; 9] = [
+        Self::Deposit,
+        Self::Escrow,
+        Self::Work,
+        Self::Check,
+        Self::Refund,
+        Self::Bond,
+        Self::Unbond,
+        Self::Reward,
+        Self::Royalty,
+    ];
 }
 
 impl Batch {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.ended.is_empty() && self.workers.is_empty() && self.movements.is_empty()
+        self.len() == 0
     }
 
     /// Changes held.
     pub fn len(&self) -> usize {
-        self.jobs.len() + self.ended.len() + self.workers.len() + self.movements.len()
+        self.jobs.len() + self.ended.len() + self.archived.len() + self.workers.len() + self.movements.len()
     }
 
     /// A job is new.
@@ -125,6 +162,16 @@ impl Batch {
             Some(row) => row.ended = Some((how, at_ms)),
             None => {
                 self.ended.insert(id, (how, at_ms));
+            }
+        }
+    }
+
+    /// A job is archived.
+    pub fn job_archived(&mut self, id: JobId, archive: Hash) {
+        match self.jobs.get_mut(&id) {
+            Some(row) => row.archive = Some(archive),
+            None => {
+                self.archived.insert(id, archive);
             }
         }
     }
@@ -172,8 +219,8 @@ pub struct MovementFilter {
     pub account: Option<PublicKey>,
     /// For this job.
     pub job: Option<JobId>,
-    /// Not newer than this sequence.
-    pub seq_max: Option<u64>,
+    /// Not newer than this part of the event with this sequence.
+    pub upto: Option<(u64, u32)>,
     /// At most this many.
     pub limit: u32,
 }
@@ -225,7 +272,7 @@ impl ReadModel {
 
     /// Jobs, newest first.
     pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
-        let columns = "SELECT id, owner, name, units, submitted_at_ms, ended_how, ended_at_ms FROM";
+        let columns = "SELECT id, owner, name, units, submitted_at_ms, ended_how, ended_at_ms, archive FROM";
         let mut question = Question::about(columns, "jobs");
         if let Some(owner) = filter.owner {
             question.that("owner = $", owner);
@@ -247,7 +294,25 @@ impl ReadModel {
                     .integer(5)?
                     .and_then(|how| u8::try_from(how).ok())
                     .zip(row.integer(6)?.and_then(|at| u64::try_from(at).ok())),
+                archive: row.bytes(7)?.map(|_| fixed(row, 7).map(Hash)).transpose()?,
             })
+        })
+    }
+
+    /// The blob with a job's archive, if it is archived.
+    pub fn archive(&self, job: JobId) -> Result<Option<Hash>, StoreError> {
+        let mut question = Question::about("SELECT archive FROM", "jobs");
+        question.that("archive IS NOT NULL AND id = $", job.0);
+        Ok(self.ask(&question.list("id", 1), |row| fixed(row, 0).map(Hash))?.pop())
+    }
+
+    /// Archived jobs after this one, in order.
+    pub fn archives(&self, after: JobId, limit: u32) -> Result<Vec<ArchivedRow>, StoreError> {
+        let mut question = Question::about("SELECT id, archive, ended_at_ms FROM", "jobs");
+        question.that("archive IS NOT NULL AND id > $", after.0);
+        self.ask(&question.list("id", limit), |row| {
+            let (id, archive) = (JobId(unsigned(row, 0)?), Hash(fixed(row, 1)?));
+            Ok(ArchivedRow { id, archive, ended_at_ms: unsigned(row, 2)? })
         })
     }
 
@@ -282,8 +347,9 @@ impl ReadModel {
         if let Some(job) = filter.job {
             question.that("job = $", job.0);
         }
-        if let Some(seq) = filter.seq_max {
-            question.that("seq <= $", seq);
+        if let Some((seq, part)) = filter.upto {
+            let seq = question.value(seq);
+            question.that(&format!("(seq < {seq} OR seq = {seq} AND part <= $)"), u64::from(part));
         }
         self.ask(&question.list("seq DESC, part DESC", filter.limit), |row| {
             let id = |index| -> Result<Option<u64>, StoreError> {
@@ -293,14 +359,9 @@ impl ReadModel {
                 seq: unsigned(row, 0)?,
                 part: unsigned(row, 1)?,
                 at_ms: unsigned(row, 2)?,
-                kind: match row.integer(3)? {
-                    Some(0) => MovementKind::Deposit,
-                    Some(1) => MovementKind::Escrow,
-                    Some(2) => MovementKind::Work,
-                    Some(3) => MovementKind::Check,
-                    Some(4) => MovementKind::Refund,
-                    _ => return Err(unreadable("a movement's kind")),
-                },
+                kind: *MovementKind::ALL
+                    .get(unsigned::<usize>(row, 3)?)
+                    .ok_or_else(|| unreadable("a movement's kind"))?,
                 account: key(row, 4)?,
                 job: id(5)?.map(JobId),
                 package: id(6)?.map(PackageId),
@@ -480,7 +541,8 @@ mod tests {
     }
 
     fn job(id: u64, owner: PublicKey, name: &str) -> JobRow {
-        JobRow { id: JobId(id), owner, name: name.into(), units: 5, submitted_at_ms: id, ended: None }
+        let name = name.into();
+        JobRow { id: JobId(id), owner, name, units: 5, submitted_at_ms: id, ended: None, archive: None }
     }
 
     fn paid(seq: u64, part: u32, account: PublicKey, job: u64) -> Movement {
@@ -532,6 +594,33 @@ mod tests {
     }
 
     #[test]
+    fn archives_are_found_by_job_and_listed_in_order() {
+        each(|location| {
+            let mut model = open(location);
+            let mut batch = Batch::default();
+            for id in 1..=4 {
+                batch.job(job(id, ADA, "a"));
+                batch.job_ended(JobId(id), 0, 10 * id);
+            }
+            batch.job_archived(JobId(2), Hash([2; 32]));
+            model.apply(1, &batch).expect("room");
+            let mut later = Batch::default();
+            for id in [1, 4] {
+                later.job_archived(JobId(id), Hash([id as u8; 32]));
+            }
+            model.apply(2, &later).expect("room");
+            let row =
+                |id: u64| ArchivedRow { id: JobId(id), archive: Hash([id as u8; 32]), ended_at_ms: 10 * id };
+            assert_eq!(model.archives(JobId(0), 9).expect("readable"), [row(1), row(2), row(4)]);
+            assert_eq!(model.archives(JobId(1), 1).expect("readable"), [row(2)]);
+            assert_eq!(model.archive(JobId(4)).expect("readable"), Some(Hash([4; 32])));
+            assert_eq!(model.archive(JobId(3)).expect("readable"), None);
+            let listed = model.jobs(&JobFilter { limit: 2, ..JobFilter::default() }).expect("readable");
+            assert_eq!(listed.iter().map(|row| row.archive.is_some()).collect::<Vec<_>>(), [true, false]);
+        });
+    }
+
+    #[test]
     fn workers_are_listed_page_by_page() {
         each(|location| {
             let mut model = open(location);
@@ -578,7 +667,8 @@ mod tests {
             assert_eq!(list(&all), [(3, 0), (2, 1), (2, 0)]);
             assert_eq!(list(&MovementFilter { account: Some(ADA), ..all.clone() }), [(3, 0), (2, 0)]);
             assert_eq!(list(&MovementFilter { job: Some(JobId(1)), ..all.clone() }), [(2, 1), (2, 0)]);
-            assert_eq!(list(&MovementFilter { seq_max: Some(2), limit: 1, ..all.clone() }), [(2, 1)]);
+            assert_eq!(list(&MovementFilter { upto: Some((2, 9)), limit: 1, ..all.clone() }), [(2, 1)]);
+            assert_eq!(list(&MovementFilter { upto: Some((2, 0)), ..all.clone() }), [(2, 0)]);
             assert_eq!(model.movements(&all).expect("readable")[1], paid(2, 1, BOB, 1));
         });
     }
@@ -640,15 +730,8 @@ mod tests {
     }
 
     fn movement_of(seed: u64, seq: u64, part: u32) -> Movement {
-        const KINDS: [MovementKind; 5] = [
-            MovementKind::Deposit,
-            MovementKind::Escrow,
-            MovementKind::Work,
-            MovementKind::Check,
-            MovementKind::Refund,
-        ];
         Movement {
-            kind: KINDS[(seed % 5) as usize],
+            kind: MovementKind::ALL[seed as usize % MovementKind::ALL.len()],
             job: (!seed.is_multiple_of(3)).then_some(JobId(seed % 4)),
             package: seed.is_multiple_of(7).then_some(PackageId(seed)),
             worker: seed.is_multiple_of(2).then_some(BOB),
@@ -675,7 +758,12 @@ mod tests {
                     let owner = if seed.is_multiple_of(2) { ADA } else { BOB };
                     match seed % 4 {
                         0 => batch.job(job(*seed, owner, text)),
-                        1 => batch.job_ended(JobId(seed - 1), (seed % 6) as u8, *seed),
+                        1 => {
+                            batch.job_ended(JobId(seed - 1), (seed % 6) as u8, *seed);
+                            if seed.is_multiple_of(3) {
+                                batch.job_archived(JobId(seed - 1), Hash([*seed as u8; 32]));
+                            }
+                        }
                         2 => batch.worker(WorkerRow {
                             id: PublicKey([*seed as u8; 32]),
                             owner,
@@ -705,7 +793,7 @@ mod tests {
                 let movements = [
                     MovementFilter { limit: 100, ..MovementFilter::default() },
                     MovementFilter { job: Some(JobId(3)), limit: 5, ..MovementFilter::default() },
-                    MovementFilter { account: Some(BOB), seq_max: Some(2), limit: 5, ..MovementFilter::default() },
+                    MovementFilter { account: Some(BOB), upto: Some((2, 4)), limit: 5, ..MovementFilter::default() },
                 ];
                 (
                     model.watermark().expect("readable"),

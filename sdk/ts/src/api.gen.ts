@@ -857,7 +857,7 @@ export interface Payment {
 }
 
 /** Why money moved. */
-export type PaymentKind = 'deposit' | 'escrow' | 'work' | 'check' | 'treasury' | 'burn' | 'refund';
+export type PaymentKind = 'deposit' | 'escrow' | 'work' | 'check' | 'treasury' | 'burn' | 'refund' | 'bond' | 'unbond' | 'reward' | 'royalty';
 
 /** The class a job is served in. A higher one may reclaim devices from a lower one. */
 export type Priority = 'low' | 'normal' | 'high' | 'urgent';

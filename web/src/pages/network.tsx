@@ -185,6 +185,10 @@ const PAYMENT_WORDS: Record<PaymentKind, string> = {
   treasury: 'to the treasury',
   burn: 'burned',
   refund: 'refund',
+  bond: 'set aside as stake',
+  unbond: 'stake given back',
+  reward: 'reward',
+  royalty: 'royalty',
 };
 
 const PAYMENT_ROWS_MAX = 40;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use protocol::{Amount, JobId, LeaseId, PublicKey, UnitRun};
+use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitRun};
 
 use super::Deciding;
 use crate::{
@@ -158,10 +158,7 @@ impl Deciding<'_> {
     /// Ends a job at its owner's wish. What was committed is paid, as the owner asked for no further checks; the rest goes
     /// back.
     pub(super) fn cancel(&mut self, id: JobId, by: PublicKey) -> Result<Answer, Rejection> {
-        let job = self.state.jobs.get(&id).ok_or(Rejection::JobUnknown(id))?;
-        if job.owner != by {
-            return Err(Rejection::JobForeign(id));
-        }
+        let job = self.own_job(id, by)?;
         if job.state.ended() {
             return if job.state == JobState::Cancelled {
                 Ok(Answer::Done)
@@ -234,8 +231,29 @@ impl Deciding<'_> {
         Ok(Answer::Done)
     }
 
-    fn own_job(&self, id: JobId, by: PublicKey) -> Result<&Job, Rejection> {
-        let job = self.state.jobs.get(&id).ok_or(Rejection::JobUnknown(id))?;
+    /// Lets a job go whose archive is stored.
+    pub(super) fn archive(
+        &mut self,
+        id: JobId,
+        ended_at_ms: u64,
+        archive: Hash,
+    ) -> Result<Answer, Rejection> {
+        let job = self.state.jobs.get(&id).ok_or_else(|| self.absent_job(id))?;
+        let due = job.archivable_from_ms(&self.state.params).is_some_and(|from| from <= self.now_ms);
+        if !due || job.ended_at_ms != Some(ended_at_ms) {
+            return Err(Rejection::JobNotArchivable(id));
+        }
+        self.emit(Event::JobArchived { job: id, archive });
+        Ok(Answer::Done)
+    }
+
+    fn absent_job(&self, id: JobId) -> Rejection {
+        let existed = id.0 > 0 && id.0 <= self.state.next.job;
+        if existed { Rejection::JobArchived(id) } else { Rejection::JobUnknown(id) }
+    }
+
+    pub(super) fn own_job(&self, id: JobId, by: PublicKey) -> Result<&Job, Rejection> {
+        let job = self.state.jobs.get(&id).ok_or_else(|| self.absent_job(id))?;
         if job.owner == by { Ok(job) } else { Err(Rejection::JobForeign(id)) }
     }
 

@@ -48,9 +48,10 @@ impl Deciding<'_> {
         worker: PublicKey,
         stars: u8,
     ) -> Result<Answer, Rejection> {
-        let job = self.state.jobs.get(&id).ok_or(Rejection::JobUnknown(id))?;
-        if job.owner != by {
-            return Err(Rejection::JobForeign(id));
+        let job = self.own_job(id, by)?;
+        // Its archive may be written at this moment.
+        if job.archivable_from_ms(&self.state.params).is_some_and(|from| from <= self.now_ms) {
+            return Err(Rejection::JobArchived(id));
         }
         if !(1..=5).contains(&stars) {
             return Err(Rejection::RatingInvalid("a rating is 1 to 5 stars"));

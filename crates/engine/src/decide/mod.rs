@@ -61,6 +61,7 @@ impl Deciding<'_> {
             Command::Cancel { job, by } => self.cancel(job, by),
             Command::Pause { job, by, paused } => self.pause(job, by, paused),
             Command::ResumeJob { job, by, deadline_ms } => self.resume_job(job, by, deadline_ms),
+            Command::Archive { job, ended_at_ms, archive } => self.archive(job, ended_at_ms, archive),
             Command::Announce { worker, instance, device, version, offer } => {
                 self.announce(worker, instance, device, version, offer)
             }

@@ -1,13 +1,31 @@
 //! The market itself: is it well, what are its rates, what does it measure.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeMap, path::Path, sync::atomic::Ordering};
 
 use api::{Health, MarketInfo, Reason, code};
 use axum::{Json, extract::State, http::header, response::IntoResponse};
-use engine::{CheckState, WorkerState};
+use engine::{CheckState, Priority, WorkerState};
+use protocol::manifest::JobKind;
 
 use super::{Problems, Shared};
 use crate::{failure::Failure, leadership::Standing};
+
+fn kind(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::Batch => "batch",
+        JobKind::Inference => "inference",
+        JobKind::Training => "training",
+    }
+}
+
+fn class(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Low => "low",
+        Priority::Normal => "normal",
+        Priority::High => "high",
+        Priority::Urgent => "urgent",
+    }
+}
 
 fn trouble(app: &Shared) -> Option<Reason> {
     let status = app.committer.status();
@@ -84,11 +102,18 @@ pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Fai
     app.committer
         .peek(move |state, now_ms| {
             let (mut jobs, mut waiting, mut checking) = (0, 0, 0);
+            let mut queue = BTreeMap::<_, u64>::new();
             for job in state.jobs().values().filter(|job| !job.state.ended()) {
                 jobs += 1;
                 waiting += job.waiting_units();
+                *queue.entry((kind(job.spec.kind), class(job.spec.priority))).or_default() +=
+                    job.waiting_units();
                 checking += job.checking_units;
             }
+            metrics.set_queue(queue);
+            let share = |ppm: u64| ppm as f64 / engine::PPM as f64;
+            metrics.demand_error.set(share(state.demand_error_ppm().unwrap_or(0)));
+            metrics.job_time_error.set(share(state.forecasts().error_ppm));
             metrics.jobs_open.set(jobs);
             metrics.units_waiting.set(waiting as i64);
             metrics.units_checking.set(checking as i64);
@@ -111,6 +136,13 @@ pub async fn metrics(State(app): State<Shared>) -> Result<impl IntoResponse, Fai
             metrics.settlement_lag.set(oldest_ms.unwrap_or_default() as f64 / 1000.0);
         })
         .await?;
+    if let Some(file) = &app.journal_file {
+        let mut log = file.clone().into_os_string();
+        log.push("-wal");
+        // What is not there takes no room.
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        app.metrics.journal_stored_bytes.set((bytes(file) + bytes(Path::new(&log))) as i64);
+    }
     app.metrics.blob_bytes.set(app.blobs.total_bytes() as i64);
     let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, media_type)], app.metrics.text()))

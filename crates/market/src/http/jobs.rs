@@ -1,6 +1,9 @@
 //! Work to be done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use api::{
     GraphRequest, IterateRequest, Job, JobRequest, Page, Quote, RatingRequest, ResumeRequest, StageInput,
@@ -10,6 +13,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use engine::{
     Answer, Canary, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork,
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
@@ -33,6 +37,8 @@ const JOINS_MAX: usize = 16;
 const FILE_NAME_BYTES_MAX: usize = 200;
 /// Stages of a job.
 const STAGES_MAX: usize = 32;
+/// Heads of archives read at once for one list.
+const ARCHIVES_AT_ONCE: usize = 16;
 /// Items of a page of units.
 const UNITS_PAGE_MAX: u64 = 1000;
 
@@ -62,11 +68,16 @@ pub async fn submit(
         Submission { owner, spec, quoted: quoted(&request), budget, key, canaries, sealed: None };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
-            Answer::Job(id) => view::job(state, id, now),
+            Answer::Job(id) => Some((id, view::job(state, id, now))),
             _ => None,
         });
-    let job = submitted.await?.ok_or_else(|| Failure::internal("a submitted job is not there"))?;
+    let (id, job) = submitted.await?.ok_or_else(|| Failure::internal("a submission is answered by a job"))?;
     room.used();
+    // A repeated submission's job may have ended long ago.
+    let job = match job {
+        Some(job) => job,
+        None => archived(&app, id).await?.ok_or_else(|| unknown(id))?,
+    };
     Ok((StatusCode::CREATED, Json(job)))
 }
 
@@ -473,13 +484,40 @@ pub async fn list(
         rows.truncate(limit as usize);
         rows[rows.len() - 1].id.to_string()
     });
-    let items = app
-        .committer
-        .query(move |state, now| rows.iter().filter_map(|row| view::job(state, row.id, now)).collect());
-    Ok(Json(Page { items: items.await?, next }))
+    let found = app.committer.query(move |state, now| {
+        rows.into_iter().map(|row| (view::job(state, row.id, now), row)).collect::<Vec<_>>()
+    });
+    let items = stream::iter(found.await?)
+        .map(|(job, row)| {
+            let app = &app;
+            async move {
+                match (job, row.archive) {
+                    (Some(job), _) => Ok(Some(job)),
+                    (None, Some(archive)) => {
+                        Ok(Some(view::archived_job(row.id, &app.archives.head(&archive).await?)))
+                    }
+                    (None, None) => archived(app, row.id).await,
+                }
+            }
+        })
+        .buffered(ARCHIVES_AT_ONCE)
+        .try_filter_map(async |job| Ok(job));
+    Ok(Json(Page { items: items.try_collect::<Vec<_>>().await.map_err(|e: Failure| e)?, next }))
 }
 
-fn unknown(id: JobId) -> Failure {
+/// A job that the state has let go, as it is shown.
+async fn archived(app: &Shared, id: JobId) -> Result<Option<Job>, Failure> {
+    let Some(archive) = app.read(move |model| model.archive(id)).await? else { return Ok(None) };
+    Ok(Some(view::archived_job(id, &app.archives.head(&archive).await?)))
+}
+
+/// A job that the state has let go, with its results.
+pub(super) async fn archived_whole(app: &Shared, id: JobId) -> Result<Option<Arc<engine::Job>>, Failure> {
+    let Some(archive) = app.read(move |model| model.archive(id)).await? else { return Ok(None) };
+    Ok(Some(app.archives.whole(&archive).await?))
+}
+
+pub(super) fn unknown(id: JobId) -> Failure {
     Failure::new(code::NOT_FOUND, format!("there is no {id}"), "list the jobs with GET /v1/jobs")
 }
 
@@ -488,7 +526,10 @@ fn unknown(id: JobId) -> Failure {
     params(("id" = JobId, Path, description = "The job")),
     responses((status = 200, body = Job), Problems))]
 pub async fn get(State(app): State<Shared>, Id(id): Id<JobId>) -> Result<Json<Job>, Failure> {
-    let job = app.committer.query(move |state, now| view::job_in_queue(state, id, now)).await?;
+    let job = match app.committer.query(move |state, now| view::job_in_queue(state, id, now)).await? {
+        Some(job) => Some(job),
+        None => archived(&app, id).await?,
+    };
     job.map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -583,32 +624,56 @@ pub async fn units(
 ) -> Result<Json<Page<Unit>>, Failure> {
     let limit = asked.limit.unwrap_or(PAGE_DEFAULT.into()).clamp(1, UNITS_PAGE_MAX);
     let viewer = caller.map(|caller| caller.account);
-    let found = app.committer.query(move |state, _| {
-        let spec = &state.jobs().get(&id)?.spec;
-        Some(runs_asked(spec, &asked).map(|runs| {
-            let (mut items, mut next) = (Vec::new(), None);
-            for (start, end) in runs {
-                let first = asked.cursor.unwrap_or(0).max(start);
-                if first >= end {
-                    continue;
-                }
-                let room = limit - items.len() as u64;
-                if room == 0 {
-                    next = Some(first.to_string());
-                    break;
-                }
-                let count = room.min(end - first);
-                items.extend(view::units(state, id, first, count, viewer).unwrap_or_default());
-                if first + count < end {
-                    next = Some((first + count).to_string());
-                    break;
-                }
-            }
-            Page { items, next }
-        }))
-    });
-    let page = found.await?.ok_or_else(|| unknown(id))??;
+    let asked = Arc::new(asked);
+    let known = {
+        let asked = asked.clone();
+        let page = move |state: &engine::State, _| {
+            let job = state.jobs().get(&id)?;
+            Some(page_of(&job.spec, &asked, limit, |first, count| {
+                view::units(state, id, job, first, count, viewer)
+            }))
+        };
+        app.committer.query(page).await?
+    };
+    let page = match known {
+        Some(page) => page?,
+        None => {
+            let job = archived_whole(&app, id).await?.ok_or_else(|| unknown(id))?;
+            let nothing = engine::State::default();
+            page_of(&job.spec, &asked, limit, |first, count| {
+                view::units(&nothing, id, &job, first, count, viewer)
+            })?
+        }
+    };
     Ok(Json(page))
+}
+
+/// A page of the units asked for; `units` makes as many as it is told, from one on.
+fn page_of(
+    spec: &JobSpec,
+    asked: &UnitsAsked,
+    limit: u64,
+    units: impl Fn(u64, u64) -> Vec<Unit>,
+) -> Result<Page<Unit>, Failure> {
+    let (mut items, mut next) = (Vec::new(), None);
+    for (start, end) in runs_asked(spec, asked)? {
+        let first = asked.cursor.unwrap_or(0).max(start);
+        if first >= end {
+            continue;
+        }
+        let room = limit - items.len() as u64;
+        if room == 0 {
+            next = Some(first.to_string());
+            break;
+        }
+        let count = room.min(end - first);
+        items.extend(units(first, count));
+        if first + count < end {
+            next = Some((first + count).to_string());
+            break;
+        }
+    }
+    Ok(Page { items, next })
 }
 
 /// The units that are asked for, as ranges in order.

@@ -33,6 +33,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    archives::Archives,
     auth::Auth,
     committer::Committer,
     failure::Failure,
@@ -83,7 +84,11 @@ pub(crate) struct App {
     /// Turns true when the market stops.
     pub stop: watch::Receiver<bool>,
     /// For lists and statements.
-    pub read_model: Mutex<ReadModel>,
+    pub read_model: Arc<Mutex<ReadModel>>,
+    /// The journal, where it is a file.
+    pub journal_file: Option<std::path::PathBuf>,
+    /// Jobs that the state has let go.
+    pub archives: Arc<Archives>,
     /// Output lengths of jobs that receipts name.
     pub output_lengths: receipts::OutputLengths,
     /// Programs being compiled.

@@ -68,9 +68,9 @@ pub async fn payments(
     let filter = MovementFilter {
         account: asked.account,
         job: asked.job,
-        seq_max: before.map(|place| place.seq),
-        // The rows of the cursor's own event may all be before it: one event moves at most a few amounts.
-        limit: limit as u32 + 64,
+        upto: before.map(|place| (place.seq, place.part)),
+        // Of the cursor's own row nothing may be left.
+        limit: limit as u32 + 2,
     };
     let movements = app.read(move |model| model.movements(&filter)).await?;
     let mut items: Vec<(Place, Payment)> = movements

@@ -1,5 +1,7 @@
 //! A job's outputs as one file.
 
+use std::sync::Arc;
+
 use api::{JoinSpec, code};
 use axum::{
     extract::{Path, State},
@@ -61,11 +63,22 @@ pub async fn result(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let (id, output): (JobId, u32) = (parse_id(&id)?, parse_id(&output)?);
-    let seen = headers.get(header::IF_NONE_MATCH).cloned();
-    let known = app
-        .committer
-        .query(move |state, _| known(state, id, output, &asked, seen.as_ref().map(|tag| tag.as_bytes())))
-        .await??;
+    let seen = headers.get(header::IF_NONE_MATCH).map(|tag| tag.as_bytes().to_vec());
+    let asked = Arc::new((asked, seen));
+    let found = {
+        let asked = asked.clone();
+        let ask = move |state: &engine::State, _| {
+            state.jobs().get(&id).map(|job| known(job, id, output, &asked.0, asked.1.as_deref()))
+        };
+        app.committer.query(ask).await?
+    };
+    let known = match found {
+        Some(known) => known?,
+        None => {
+            let job = super::jobs::archived_whole(&app, id).await?.ok_or_else(|| super::jobs::unknown(id))?;
+            known(&job, id, output, &asked.0, asked.1.as_deref())?
+        }
+    };
     let Known { spec, manifest, units, tag, outputs: Some(outputs) } = known else {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     };
@@ -91,15 +104,12 @@ pub async fn result(
 
 /// Runs on the committer's thread: it takes no more than what is there, however many units the job has.
 fn known(
-    state: &engine::State,
+    job: &engine::Job,
     id: JobId,
     output: u32,
     asked: &ResultAsked,
     seen: Option<&[u8]>,
 ) -> Result<Known, Failure> {
-    let job = state.jobs().get(&id).ok_or_else(|| {
-        Failure::new(code::NOT_FOUND, format!("there is no {id}"), "list the jobs with GET /v1/jobs")
-    })?;
     let joins: Vec<JoinSpec> = serde_json::from_str(&job.spec.joins_json).map_err(Failure::internal)?;
     let last = job.spec.stages.len() as u32 - 1;
     let number = |name: &Option<String>| match name {

@@ -2,6 +2,7 @@
 
 extern crate plexus_market as market;
 
+mod archive;
 mod auth;
 mod bad_input;
 mod blobs;

@@ -28,7 +28,8 @@ impl File {
             "CREATE TABLE IF NOT EXISTS watermark(one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL);
              CREATE TABLE IF NOT EXISTS jobs(
                 id INTEGER PRIMARY KEY, owner BLOB NOT NULL, name TEXT NOT NULL, name_folded TEXT NOT NULL,
-                units INTEGER NOT NULL, submitted_at_ms INTEGER NOT NULL, ended_how INTEGER, ended_at_ms INTEGER);
+                units INTEGER NOT NULL, submitted_at_ms INTEGER NOT NULL, ended_how INTEGER, ended_at_ms INTEGER,
+                archive BLOB);
              CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs(owner, id);
              CREATE TABLE IF NOT EXISTS workers(
                 id BLOB PRIMARY KEY, owner BLOB NOT NULL, adapter TEXT NOT NULL, announced_at_ms INTEGER NOT NULL
@@ -63,9 +64,10 @@ impl File {
                 return Ok(());
             }
             let mut insert = transaction.prepare_cached(
-                "INSERT INTO jobs(id, owner, name, name_folded, units, submitted_at_ms, ended_how, ended_at_ms)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(id) DO UPDATE SET
-                    ended_how = excluded.ended_how, ended_at_ms = excluded.ended_at_ms",
+                "INSERT INTO jobs(
+                    id, owner, name, name_folded, units, submitted_at_ms, ended_how, ended_at_ms, archive)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(id) DO UPDATE SET
+                    ended_how = excluded.ended_how, ended_at_ms = excluded.ended_at_ms, archive = excluded.archive",
             )?;
             for row in batch.jobs.values() {
                 let (how, at) = row.ended.unzip();
@@ -78,13 +80,18 @@ impl File {
                     units,
                     row.submitted_at_ms,
                     how,
-                    at
+                    at,
+                    row.archive.as_ref().map(|archive| &archive.0[..]),
                 ])?;
             }
             let mut end = transaction
                 .prepare_cached("UPDATE jobs SET ended_how = ?2, ended_at_ms = ?3 WHERE id = ?1")?;
             for (id, (how, at_ms)) in &batch.ended {
                 end.execute(params![id.0, how, at_ms])?;
+            }
+            let mut archive = transaction.prepare_cached("UPDATE jobs SET archive = ?2 WHERE id = ?1")?;
+            for (id, blob) in &batch.archived {
+                archive.execute(params![id.0, &blob.0[..]])?;
             }
             let mut announce = transaction.prepare_cached(
                 "INSERT INTO workers(id, owner, adapter, announced_at_ms) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(id)

@@ -24,6 +24,7 @@ struct Statements {
     watermark: String,
     jobs: String,
     ended: String,
+    archived: String,
     workers: String,
     movements: String,
     advance: String,
@@ -41,7 +42,8 @@ impl Server {
             format!(
                 "CREATE TABLE IF NOT EXISTS {schema}.jobs(
                     id BIGINT PRIMARY KEY, owner BYTEA NOT NULL, name TEXT NOT NULL, name_folded TEXT NOT NULL,
-                    units BIGINT NOT NULL, submitted_at_ms BIGINT NOT NULL, ended_how BIGINT, ended_at_ms BIGINT)"
+                    units BIGINT NOT NULL, submitted_at_ms BIGINT NOT NULL, ended_how BIGINT, ended_at_ms BIGINT,
+                    archive BYTEA)"
             ),
             format!("CREATE INDEX IF NOT EXISTS jobs_by_owner ON {schema}.jobs(owner, id)"),
             format!(
@@ -71,12 +73,13 @@ impl Server {
 
     pub(super) fn apply(&mut self, seq: u64, batch: &Batch) -> Result<(), StoreError> {
         let seq = integer(seq);
-        let (jobs, ended, workers, movements) =
-            (Jobs::of(batch), Ended::of(batch), Workers::of(batch), Movements::of(batch));
+        let (jobs, ended, archived) = (Jobs::of(batch), Ended::of(batch), Archived::of(batch));
+        let (workers, movements) = (Workers::of(batch), Movements::of(batch));
         let sql = &self.statements;
         let changes: Vec<(&str, Vec<&(dyn ToSql + Sync)>)> = [
             (batch.jobs.is_empty(), &sql.jobs, jobs.params()),
             (batch.ended.is_empty(), &sql.ended, ended.params()),
+            (batch.archived.is_empty(), &sql.archived, archived.params()),
             (batch.workers.is_empty(), &sql.workers, workers.params()),
             (batch.movements.is_empty(), &sql.movements, movements.params()),
             (false, &sql.advance, vec![&seq as &(dyn ToSql + Sync)]),
@@ -129,15 +132,23 @@ impl Statements {
         Self {
             watermark: format!("SELECT seq FROM {schema}.watermark"),
             jobs: format!(
-                "INSERT INTO {schema}.jobs(id, owner, name, name_folded, units, submitted_at_ms, ended_how, ended_at_ms)
+                "INSERT INTO {schema}.jobs(
+                    id, owner, name, name_folded, units, submitted_at_ms, ended_how, ended_at_ms, archive)
                  SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BYTEA[]), CAST($3 AS TEXT[]), CAST($4 AS TEXT[]),
-                    CAST($5 AS BIGINT[]), CAST($6 AS BIGINT[]), CAST($7 AS BIGINT[]), CAST($8 AS BIGINT[]))
-                 ON CONFLICT (id) DO UPDATE SET ended_how = excluded.ended_how, ended_at_ms = excluded.ended_at_ms"
+                    CAST($5 AS BIGINT[]), CAST($6 AS BIGINT[]), CAST($7 AS BIGINT[]), CAST($8 AS BIGINT[]),
+                    CAST($9 AS BYTEA[]))
+                 ON CONFLICT (id) DO UPDATE SET ended_how = excluded.ended_how, ended_at_ms = excluded.ended_at_ms,
+                    archive = excluded.archive"
             ),
             ended: format!(
                 "UPDATE {schema}.jobs SET ended_how = changed.how, ended_at_ms = changed.at_ms
                  FROM (SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BIGINT[]), CAST($3 AS BIGINT[])))
                     AS changed(job, how, at_ms)
+                 WHERE id = changed.job"
+            ),
+            archived: format!(
+                "UPDATE {schema}.jobs SET archive = changed.archive
+                 FROM (SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BYTEA[]))) AS changed(job, archive)
                  WHERE id = changed.job"
             ),
             workers: format!(
@@ -196,12 +207,18 @@ columns! { Jobs of jobs as (_, row),
     submitted_at_ms: i64 = integer(row.submitted_at_ms),
     ended_how: Option<i64> = row.ended.map(|(how, _)| how.into()),
     ended_at_ms: Option<i64> = row.ended.map(|(_, at_ms)| integer(at_ms)),
+    archive: Option<&'a [u8]> = row.archive.as_ref().map(|archive| &archive.0[..]),
 }
 
 columns! { Ended of ended as (id, (how, at_ms)),
     id: i64 = integer(id.0),
     how: i64 = i64::from(*how),
     at_ms: i64 = integer(*at_ms),
+}
+
+columns! { Archived of archived as (id, archive),
+    id: i64 = integer(id.0),
+    archive: &'a [u8] = &archive.0,
 }
 
 columns! { Workers of workers as (_, row),
