@@ -98,18 +98,19 @@ ${text(one.main)}
 // What follows runs in the page.
 
 async function prepare() {
-  const gpu = await import('@plexus/sdk/gpu');
+  const { openWebGpu } = await import('@plexus/sdk/worker');
   const { blobId, parseManifest } = await import('@plexus/sdk');
-  let device = await gpu.openDevice();
+  let device = await openWebGpu();
 
   /** Another device, once the browser answers for its GPU again. */
   async function reopen() {
+    device.destroy();
     for (;;) {
       try {
-        device = await gpu.openDevice();
+        device = await openWebGpu();
         return;
       } catch (error) {
-        if (error.kind !== 'unavailable') throw error;
+        if (error.kind !== 'unavailable' && error.kind !== 'device_lost') throw error;
       }
     }
   }
@@ -117,22 +118,23 @@ async function prepare() {
   globalThis.runCase = async ({ wgsl, json, inputs }) => {
     const bytes = new TextEncoder().encode(wgsl);
     const blob = await blobId(bytes);
+    const text = json.replaceAll('"the text"', JSON.stringify(blob));
+    const fetched = async (hash) => {
+      if (hash === blob) return bytes;
+      throw new SyntaxError('there is no such blob');
+    };
     const failed = (failed, error) => ({ failed, message: error.message });
-    let program;
     try {
-      const manifest = parseManifest(JSON.parse(json.replaceAll('"the text"', JSON.stringify(blob))));
-      program = await gpu.Program.create(device, manifest, async (hash) => {
-        if (hash !== blob) throw new gpu.GpuError('program', 'there is no such blob');
-        return bytes;
-      });
-      const units = program.inputLengths.map((length, i) => {
-        const all = new Uint8Array(Uint32Array.from(inputs[i] ?? []).buffer);
-        return all.slice(0, length);
-      });
+      const manifest = parseManifest(JSON.parse(text));
+      const program = await device.program(manifest, await blobId(new TextEncoder().encode(text)), fetched);
+      const units = program.inputLengths.map((length, i) =>
+        new Uint8Array(Uint32Array.from(inputs[i] ?? []).buffer).slice(0, length),
+      );
       const { outputs } = await program.run(units);
       const [output] = outputs;
       return { words: [...new Uint32Array(output.slice(0, output.length - (output.length % 4)).buffer)] };
     } catch (error) {
+      // As the worker tells a program's fault from the device's.
       if (['ManifestError', 'ExpressionError', 'SyntaxError', 'RangeError'].includes(error.name)) {
         return failed('program_failed', error);
       }
@@ -140,8 +142,6 @@ async function prepare() {
       if (error.kind === 'program') return failed('program_failed', error);
       await reopen();
       return failed(error.kind === 'timed_out' ? 'timed_out' : 'device_failed', error);
-    } finally {
-      program?.dispose();
     }
   };
 }

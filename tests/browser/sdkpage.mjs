@@ -11,6 +11,7 @@ export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '
 const imports = {
   '@plexus/sdk': '/sdk/ts/dist/index.js',
   '@plexus/sdk/gpu': '/sdk/ts/dist/gpu/index.js',
+  '@plexus/sdk/worker': '/sdk/ts/dist/worker/index.js',
   '@noble/hashes/': '/node_modules/@noble/hashes/',
   '@noble/curves/': '/node_modules/@noble/curves/',
   '@scure/base': '/node_modules/@scure/base/index.js',

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use plexus_gpu::{Gpu, GpuError, Program, RING_LENGTH};
+use plexus_gpu::{Gpu, GpuError, Program, RING_LENGTH, device_bytes};
 use program::Plan;
 use protocol::{Hash, Manifest};
 use serde_json::{Value, json};
@@ -150,6 +150,20 @@ fn passes_see_what_the_ones_before_wrote() {
     let mut pending = program.submit(&[bytes(0..24), bytes([0, 0, 5, 0])]).unwrap();
     let expected: Vec<u8> = (0..21u8).map(|i| i * (2 + i % 2) + 5).collect();
     assert_eq!(pending.wait(TIMEOUT).unwrap().outputs, [expected]);
+}
+
+#[test]
+fn large_units_go_to_the_device_one_by_one() {
+    // A set of buffers has the input, the output, and the output once more to be read back.
+    let small = add(1000, json!(64));
+    assert_eq!(device_bytes(&small), RING_LENGTH as u64 * 3 * 4000);
+    let large = add(60_000_000, json!(1024));
+    assert_eq!(device_bytes(&large), 3 * 240_000_000);
+    let program = Program::load(&GPU, small, &NO_BLOBS).unwrap();
+    let pending: Vec<_> = (0..RING_LENGTH).map(|_| program.submit(&[bytes(0..1000)]).unwrap()).collect();
+    assert!(!program.has_room());
+    drop(pending);
+    assert!(program.has_room());
 }
 
 #[test]

@@ -44,10 +44,10 @@ pub(crate) fn too_much(text: &str) -> Option<(TooMuch, usize)> {
     }
     let mut outline = Outline::new(&tokens);
     let mut values = 0u64;
-    for at in 0..tokens.len() {
-        values = values.saturating_add(outline.value(at));
+    for (index, token) in tokens.iter().enumerate() {
+        values = values.saturating_add(outline.value(index));
         if values > CONSTANT_VALUES_MAX {
-            return Some((TooMuch::Constants, tokens[at].at));
+            return Some((TooMuch::Constants, token.at));
         }
     }
     None

@@ -68,6 +68,24 @@ async fn wgsl_with_other_bindings_is_refused() {
 }
 
 #[tokio::test]
+async fn wgsl_that_would_cost_the_market_its_stack_or_its_memory_is_refused() {
+    let rig = Rig::start().await;
+    let client = rig.rich(1).await;
+    let doubled: String = (1..30).map(|i| format!("const a{i} = array(a{}, a{});\n", i - 1, i - 1)).collect();
+    for bomb in [
+        format!("//\rconst a = 1{};\n", "+1".repeat(100_000)),
+        format!("const a0 = array(1u, 2u);\n{doubled}"),
+        "const a = -array<i32, 500000000>();\n".to_owned(),
+    ] {
+        let kernel = client.upload(format!("{bomb}{}", crate::rig::DOUBLE).as_bytes()).await;
+        let problem =
+            refused(&client, |job| job["manifest"]["program"]["kernels"]["double"]["blob"] = json!(kernel))
+                .await;
+        assert_eq!(problem.code, code::LIMITS_EXCEEDED, "{problem:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_buffer_beyond_every_limit_is_refused() {
     let rig = Rig::start().await;
     let client = rig.rich(1).await;
