@@ -70,7 +70,7 @@ pub const FUNCTION_TOKENS_MAX: usize = 16 << 10;
 /// Values that the constants of a text stand for, each as often as it is used: naga writes them out.
 pub const CONSTANT_VALUES_MAX: u64 = 256 << 10;
 /// Expressions of an entry point with every call written out, as drivers do.
-pub const EXPRESSIONS_MAX: u64 = 128 << 10;
+pub const EXPRESSIONS_MAX: u64 = 32 << 10;
 /// Bytes of the variables of one invocation. WGSL promises as much for each function; here it is for all together, since a large
 /// device keeps a quarter of a million invocations at once.
 pub const INVOCATION_BYTES_MAX: u64 = 8 << 10;

@@ -100,6 +100,14 @@ export async function measure(device: Device): Promise<Measured> {
   return { mflops: await mflops(device), flaws };
 }
 
+/**
+ * Waits until the device computes. After a unit that ran too long a software adapter may still be at it, and what comes next must
+ * not be charged for that.
+ */
+export async function ready(device: Device): Promise<void> {
+  await endsLoopsEarly(device);
+}
+
 async function mflops(device: Device): Promise<number> {
   const { gpu } = device;
   const bytes = 4 * SIZE * SIZE;

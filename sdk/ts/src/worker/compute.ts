@@ -11,6 +11,7 @@ import {
   type UnitResult,
   measure,
   openDevice,
+  ready,
 } from '../gpu/index.js';
 import type { Hash } from '../hash.js';
 import { lengthBytes } from '../manifest.js';
@@ -51,14 +52,18 @@ function factsWith(facts: DeviceFacts, { flaws }: Claims): DeviceFacts {
 
 async function claimsOf(device: Device): Promise<Claims> {
   const { adapter, limits } = device.facts;
-  if (measured?.adapter !== adapter) {
-    const { mflops, flaws } = await measure(device).catch((error: unknown) => {
-      device.destroy();
-      throw error;
-    });
-    // A software adapter has two buffers' worth.
-    const bytes = Math.min(2 * Number(limits.buffer_bytes_max), MEMORY_BYTES);
-    measured = { adapter, claims: { claimed_mflops: String(mflops), memory_bytes: String(bytes), flaws } };
+  try {
+    if (measured?.adapter === adapter) {
+      await ready(device);
+    } else {
+      const { mflops, flaws } = await measure(device);
+      // A software adapter has two buffers' worth.
+      const bytes = Math.min(2 * Number(limits.buffer_bytes_max), MEMORY_BYTES);
+      measured = { adapter, claims: { claimed_mflops: String(mflops), memory_bytes: String(bytes), flaws } };
+    }
+  } catch (error) {
+    device.destroy();
+    throw error;
   }
   return measured.claims;
 }
