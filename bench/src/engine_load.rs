@@ -38,7 +38,7 @@ pub fn key(number: u64) -> PublicKey {
 impl Network {
     /// A new market.
     pub fn found(params: Params) -> Self {
-        Self::of(State::found(PublicKey([255; 32]), params, 0).0, 0)
+        Self::of(State::found(PublicKey([255; 32]), params, 0).expect("safe parameters").0, 0)
     }
 
     /// A market that exists.

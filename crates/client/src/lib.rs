@@ -248,6 +248,16 @@ impl Client {
         self.json(&Call::get(query("/v1/payments", &[("job", job.as_deref()), ("cursor", cursor)]))).await
     }
 
+    /// Movements of money that changed an account's balance, newest first.
+    pub async fn payments_of(
+        &self,
+        account: &PublicKey,
+        cursor: Option<&str>,
+    ) -> Result<Page<Payment>, Error> {
+        let account = account.to_string();
+        self.json(&Call::get(query("/v1/payments", &[("account", Some(&account)), ("cursor", cursor)]))).await
+    }
+
     /// Announces this key's device.
     pub async fn announce(&self, request: &AnnounceRequest) -> Result<Worker, Error> {
         self.json(&Call::post("/v1/workers", request).signed_in().repeatable()).await

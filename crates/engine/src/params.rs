@@ -319,4 +319,12 @@ mod tests {
         let wrong = borsh::to_vec(&vec![("burn_bps".to_owned(), u64::MAX)]).expect("serialises");
         assert!(borsh::from_slice::<Params>(&wrong).is_err());
     }
+
+    #[test]
+    fn no_market_is_founded_with_parameters_that_are_not_safe() {
+        let found = |params| crate::State::found(protocol::PublicKey([1; 32]), params, 0).map(drop);
+        assert_eq!(found(Params::default()), Ok(()));
+        let unsafe_params = Params { treasury_bps: 4_000, burn_bps: 4_000, ..Params::default() };
+        assert_eq!(found(unsafe_params), Err(ParamError::Shares(11_000)));
+    }
 }

@@ -9,8 +9,8 @@ use protocol::{
 };
 
 use crate::{
-    Booking, Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, Params, Priority,
-    Promise, Provider, Reservation, SealedTo, Shortfall, Speed, Standing, Work,
+    Booking, Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, ParamError, Params,
+    Priority, Promise, Provider, Reservation, SealedTo, Shortfall, Speed, Standing, Work,
     checks::WaitingChecks,
     price::{Demand, Forecasts},
     queue::Queue,
@@ -713,10 +713,15 @@ pub struct Comparison {
 
 impl State {
     /// The founding of a market: its first event and the state after it.
-    pub fn found(market: PublicKey, params: Params, at_ms: u64) -> (Self, Event) {
+    ///
+    /// # Errors
+    ///
+    /// If the parameters are not safe.
+    pub fn found(market: PublicKey, params: Params, at_ms: u64) -> Result<(Self, Event), ParamError> {
+        params.check()?;
         let (mut state, event) = (Self::default(), Event::Founded { market, params });
         state.evolve(at_ms, &event);
-        (state, event)
+        Ok((state, event))
     }
 
     /// The whole state as bytes, from which [`State::from_snapshot`] makes it again without the events before.

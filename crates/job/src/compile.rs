@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, ops::Range};
 use bytes::Bytes;
 use protocol::{
     Amount, Expression, Hash, InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec, Manifest,
+    PublicKey,
     manifest::{self, Buffer, Compare, Dispatch, Dtype, Override, Verify},
 };
 
@@ -16,7 +17,8 @@ use crate::{
     error::{Code, Fault, JobError, suggestion},
     file::{
         At, InputSection, JobFile, JoinSection, KernelSection, Layout, Money, Number, OutputSection,
-        PassSection, Policy, ScratchSection, SplitSection, Sweep, SweepRange, TilesSection, VerifySection,
+        PassSection, Policy, Priority, RoyaltySection, ScratchSection, SplitSection, Sweep, SweepRange,
+        TilesSection, VerifySection,
     },
     graph::{Gather, Stages},
     join::{COLUMNS_MAX, check_join},
@@ -36,6 +38,8 @@ const AUDIT_RATE_MIN_DEFAULT: f64 = 0.05;
 const DEVICES_MAX: u32 = 64;
 /// Most owners that compute a unit at once.
 const REPLICAS_MAX: u32 = 5;
+/// Most attempts at a unit that a job may ask for: the market's bound.
+const ATTEMPTS_MAX: u32 = 20;
 /// Most axes of a shape.
 const AXES_MAX: usize = 8;
 
@@ -58,12 +62,56 @@ pub struct CompiledJob {
     pub unit_price: Option<Amount>,
     /// The most that may be set aside, checks included.
     pub budget: Option<Amount>,
+    /// How it is served, and who else is paid.
+    pub terms: Terms,
     /// Units that one worker takes at a time; the market sizes it without.
     pub package_units: Option<u32>,
     /// Units that run at the same time, each on a device of its own.
     pub devices: u32,
     /// Owners that compute each unit at the same time.
     pub replicas: u32,
+}
+
+/// How a job is served, and who else is paid, as far as the job file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The class it is served in.
+    pub priority: Option<Priority>,
+    /// In how many seconds it is to be done.
+    pub deadline_s: Option<u32>,
+    /// Failed attempts after which a unit is given up.
+    pub attempts_max: Option<u32>,
+    /// Who has a part in what is paid for first execution, and how much in basis points.
+    pub royalty: Option<(PublicKey, u32)>,
+}
+
+pub(crate) fn terms(
+    priority: Option<Priority>,
+    deadline_s: Option<&At<u32>>,
+    attempts_max: Option<&At<u32>>,
+    royalty: Option<&RoyaltySection>,
+) -> Result<Terms> {
+    let within = |number: Option<&At<u32>>, most: u32, message: &str| match number {
+        Some(number) if !(1..=most).contains(&number.value) => {
+            Err(Fault::new(Code::Value, number.span.clone(), message))
+        }
+        number => Ok(number.map(|number| number.value)),
+    };
+    let royalty = royalty.map(|royalty| {
+        let account = royalty.account.value.parse().map_err(|_| {
+            let message = format!("\"{}\" is no wallet's address", royalty.account.value);
+            Fault::new(Code::Value, royalty.account.span.clone(), message)
+                .fix("`plexus wallet show` prints an address")
+        })?;
+        within(Some(&royalty.bps), 10_000, "a royalty is 1 to 10000 basis points")?;
+        Ok::<_, Box<Fault>>((account, royalty.bps.value))
+    });
+    Ok(Terms {
+        priority,
+        deadline_s: within(deadline_s, u32::MAX, "a deadline is at least a second away")?,
+        attempts_max: within(attempts_max, ATTEMPTS_MAX, "a unit is tried 1 to 20 times")?,
+        royalty: royalty.transpose()?,
+    })
 }
 
 /// A number that is 1 when the job file does not say.
@@ -240,6 +288,12 @@ impl<'a> Compiler<'a> {
             blobs: std::mem::take(&mut self.blobs),
             unit_price: file.pay.unit_price.as_ref().map(amount).transpose()?,
             budget: file.pay.budget.as_ref().map(amount).transpose()?,
+            terms: terms(
+                file.priority,
+                file.deadline_s.as_ref(),
+                file.attempts_max.as_ref(),
+                file.pay.royalty.as_ref(),
+            )?,
             package_units: package_units.map(|units| units.value),
             devices,
             replicas,

@@ -25,6 +25,14 @@ pub(crate) struct JobFile {
     #[serde(default)]
     #[schemars(schema_with = "kind_schema")]
     pub(crate) kind: JobKind,
+    /// The class it is served in: a higher one may take devices back from a lower one; `"normal"` by default.
+    #[serde(default)]
+    #[schemars(schema_with = "priority_schema")]
+    pub(crate) priority: Option<Priority>,
+    /// In how many seconds after its submission the job is to be done; what is not given out by then is not computed.
+    pub(crate) deadline_s: Option<At<u32>>,
+    /// Failed attempts after which a unit is given up, 1 to 20; the market's limit by default.
+    pub(crate) attempts_max: Option<At<u32>>,
     /// WGSL kernels by name.
     pub(crate) kernels: Named<KernelSection>,
     /// Input buffers by name.
@@ -67,6 +75,14 @@ pub(crate) struct GraphFile {
     #[serde(default)]
     #[schemars(schema_with = "kind_schema")]
     pub(crate) kind: JobKind,
+    /// The class it is served in: a higher one may take devices back from a lower one; `"normal"` by default.
+    #[serde(default)]
+    #[schemars(schema_with = "priority_schema")]
+    pub(crate) priority: Option<Priority>,
+    /// In how many seconds after its submission the job is to be done; what is not given out by then is not computed.
+    pub(crate) deadline_s: Option<At<u32>>,
+    /// Failed attempts after which a unit is given up, 1 to 20; the market's limit by default.
+    pub(crate) attempts_max: Option<At<u32>>,
     /// What is computed; a stage reads files and what stages before it put out.
     pub(crate) stage: At<Vec<StageSection>>,
     /// Run all stages again and again.
@@ -303,6 +319,32 @@ pub(crate) struct PaySection {
     pub(crate) unit_price: Option<At<Money>>,
     /// The most that may be set aside for the whole job, checks included.
     pub(crate) budget: Option<At<Money>>,
+    /// Who else has a part in what is paid for first execution, such as a model's author.
+    pub(crate) royalty: Option<RoyaltySection>,
+}
+
+/// A part of what is paid.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RoyaltySection {
+    /// The wallet's address.
+    pub(crate) account: At<String>,
+    /// The part, in basis points (1/10 000).
+    pub(crate) bps: At<u32>,
+}
+
+/// The class a job is served in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Whatever is left over.
+    Low,
+    /// The usual.
+    Normal,
+    /// Before the usual.
+    High,
+    /// At once.
+    Urgent,
 }
 
 /// Bounds on one unit.
@@ -342,6 +384,10 @@ fn version_schema(_: &mut SchemaGenerator) -> Schema {
 
 fn kind_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": ["batch", "inference", "training"], "default": "batch" })
+}
+
+fn priority_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["low", "normal", "high", "urgent"], "default": "normal" })
 }
 
 fn dtype_schema(_: &mut SchemaGenerator) -> Schema {

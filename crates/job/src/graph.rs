@@ -13,7 +13,8 @@ use protocol::{Amount, Hash, InputSplit, JoinSpec, manifest::Dtype};
 use crate::{
     array::{Array, bytes_of},
     compile::{
-        CompiledJob, Compiler, Result, TEXT_BYTES_MAX, amount, check_name_and_version, compile, unknown,
+        CompiledJob, Compiler, Result, TEXT_BYTES_MAX, Terms, amount, check_name_and_version, compile, terms,
+        unknown,
     },
     error::{Code, Fault, JobError},
     file::{At, GraphFile, InputSection, JobFile, OutputSection, PaySection, StageSection, UntilSection},
@@ -47,6 +48,8 @@ pub struct CompiledGraph {
     pub blobs: BTreeMap<Hash, Bytes>,
     /// The most that may be set aside, checks included.
     pub budget: Option<Amount>,
+    /// How it is served, and who else is paid.
+    pub terms: Terms,
 }
 
 impl Compiled {
@@ -60,6 +63,7 @@ impl Compiled {
                 joins: std::mem::take(&mut job.joins),
                 blobs: std::mem::take(&mut job.blobs),
                 budget: job.budget,
+                terms: job.terms,
                 stages: vec![CompiledStage { name: String::new(), job, gathers: BTreeMap::new() }],
             },
         }
@@ -273,7 +277,8 @@ impl Stages<'_> {
 }
 
 fn compile_graph(file: GraphFile, files: &dyn FileSource) -> Result<CompiledGraph> {
-    let GraphFile { version, name, kind, stage: sections, iterate, pay } = file;
+    let GraphFile { version, name, kind, priority, deadline_s, attempts_max, stage: sections, iterate, pay } =
+        file;
     check_name_and_version(&name, &version)?;
     let wrong = |span: &Range<usize>, message: &str| Fault::new(Code::Value, span.clone(), message);
     let mut names = BTreeSet::new();
@@ -329,7 +334,11 @@ fn compile_graph(file: GraphFile, files: &dyn FileSource) -> Result<CompiledGrap
             pay: PaySection {
                 unit_price: section.unit_price.or_else(|| pay.unit_price.clone()),
                 budget: None,
+                royalty: None,
             },
+            priority: None,
+            deadline_s: None,
+            attempts_max: None,
             limits: section.limits,
             needs: section.needs,
             schedule: section.schedule,
@@ -359,7 +368,8 @@ fn compile_graph(file: GraphFile, files: &dyn FileSource) -> Result<CompiledGrap
         }
     };
     let budget = pay.budget.as_ref().map(amount).transpose()?;
-    Ok(CompiledGraph { name: name.value, stages, iterate, joins, blobs, budget })
+    let terms = terms(priority, deadline_s.as_ref(), attempts_max.as_ref(), pay.royalty.as_ref())?;
+    Ok(CompiledGraph { name: name.value, stages, iterate, joins, blobs, budget, terms })
 }
 
 /// What an input reads, and where the job file says what the first iteration reads.

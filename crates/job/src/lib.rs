@@ -18,8 +18,9 @@ mod split;
 mod template;
 
 pub use array::{ARRAY_BYTES_MAX, Array, Unfit};
-pub use compile::{CompiledJob, compile};
+pub use compile::{CompiledJob, Terms, compile};
 pub use error::{Code, JobError, toml_mistake, unknown_key, wrong_value};
+pub use file::Priority;
 pub use graph::{Compiled, CompiledGraph, CompiledStage, Gather, Loop, Until, compile_any};
 pub use join::{Agreement, COLUMNS_MAX, JoinError, JoinedFile, check_join, join};
 pub use source::{FileSource, Folder};

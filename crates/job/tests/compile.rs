@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use plexus_job::{CompiledJob, codec, compile};
+use plexus_job::{CompiledJob, Priority, Terms, codec, compile};
 use protocol::{
-    Amount, Hash, JoinFormat, JoinLayout,
+    Amount, Hash, JoinFormat, JoinLayout, PublicKey,
     manifest::{Compare, Dispatch, Dtype, JobKind, Verify},
 };
 
@@ -43,6 +43,9 @@ fn the_parts_land_in_the_manifest() {
 version = 1
 name = "parts"
 kind = "training"
+priority = "high"
+deadline_s = 3600
+attempts_max = 7
 [kernels.k]
 file = "k.wgsl"
 entry = "start"
@@ -70,6 +73,7 @@ agree = 3
 [pay]
 unit_price = 2
 budget = "7.5"
+royalty = { account = "4vJ9JU1bJJE96FWSJKvHsmmFADCg4gpZQff4P3bkLKi", bps = 250 }
 [needs]
 features = ["shader-f16"]
 [limits]
@@ -86,6 +90,9 @@ package_units = 4
     assert_eq!((manifest.version, manifest.kind), (1, JobKind::Training));
     assert_eq!((job.units, job.inputs.len(), job.joins.len()), (1, 0, 0));
     assert_eq!((job.unit_price, job.budget), (Some(Amount(2_000_000_000)), Some(Amount(7_500_000_000))));
+    let royalty = Some((PublicKey([1; 32]), 250));
+    let (deadline_s, attempts_max) = (Some(3_600), Some(7));
+    assert_eq!(job.terms, Terms { priority: Some(Priority::High), deadline_s, attempts_max, royalty });
     assert_eq!((job.package_units, manifest.verify), (Some(4), Verify::Quorum { agree: 3 }));
     let kernel = &manifest.program.kernels["k"];
     assert_eq!((kernel.blob, &kernel.entry[..]), (Hash::of(b"fn start() {}"), "start"));

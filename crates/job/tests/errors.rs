@@ -294,6 +294,16 @@ fn the_rest_is_checked_too() {
     check("[pay]", "[schedule]\npackage_units = 0\n[pay]", "0\n[pay]", Value, "at least one unit", "");
     check("[pay]", "[schedule]\ndevices = 65\n[pay]", "65\n[pay]", Value, "1 to 64 devices", "");
     check("[pay]", "[schedule]\nreplicas = 6\n[pay]", "6\n[pay]", Value, "1 to 5 replicas", "");
+    check("version = 1", "version = 1\nattempts_max = 21", "21", Value, "1 to 20 times", "");
+    check("version = 1", "version = 1\ndeadline_s = 0", "0", Value, "at least a second", "");
+    check(
+        "[pay]",
+        "[pay]\nroyalty = { account = \"me\", bps = 5 }",
+        "\"me\"",
+        Value,
+        "no wallet's address",
+        "wallet show",
+    );
     let both = "[schedule]\nreplicas = 2\ndevices = 2\n[pay]";
     check("[pay]", both, "2\ndevices", Value, "a package of its own", "");
 }

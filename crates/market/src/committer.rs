@@ -497,7 +497,8 @@ impl Core {
             let Some(state) = &mut self.state else { return Ok(()) };
             if state.seq() == 0 {
                 let Founding { market, params } = self.founding.clone();
-                let (founded, event) = State::found(market, params, self.now_ms);
+                let founded = State::found(market, params, self.now_ms);
+                let (founded, event) = founded.expect("a market is started with safe parameters");
                 *state = founded;
                 borsh::to_writer(&mut self.encoded, &event).expect("writing to a Vec cannot fail");
                 making.events.push(event);

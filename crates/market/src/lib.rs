@@ -220,6 +220,9 @@ pub enum StartError {
         /// As given.
         url: String,
     },
+    /// Parameters to found a market with that are not safe.
+    #[error("the parameters are not safe")]
+    Params(#[from] engine::ParamError),
     /// The client that hands requests to the leader.
     #[error("cannot set up HTTP")]
     Http(#[from] reqwest::Error),
@@ -556,6 +559,9 @@ impl Opened {
                 Some(_) => StartError::OtherMarket { market },
                 None => StartError::KeyLost { path: folder.clone() },
             });
+        }
+        if journal.next_seq() == 0 {
+            config.params.check()?;
         }
         if made {
             secrets.save(&key_file)?;

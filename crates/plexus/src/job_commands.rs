@@ -242,7 +242,10 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Why { id, market, json } => {
             let job = find(&market.anonymous()?, id).await?;
             if json {
-                say::json(&json!({ "id": id, "state": job.state, "reason": job.reason }));
+                let jobs_ahead = job.score.as_ref().and_then(|score| score.jobs_ahead);
+                say::json(
+                    &json!({ "id": id, "state": job.state, "reason": job.reason, "jobs_ahead": jobs_ahead }),
+                );
             } else {
                 say::out(&why(&job));
             }
@@ -307,6 +310,12 @@ fn why(job: &Job) -> String {
         text.push_str(&format!(", in iteration {} of at most {}", iteration.current, iteration.times_max));
     }
     text.push('.');
+    match job.score.as_ref().and_then(|score| score.jobs_ahead) {
+        Some(0) => text.push_str(" It is the next in the queue."),
+        Some(1) => text.push_str(" 1 job is before it in the queue."),
+        Some(ahead) => text.push_str(&format!(" {ahead} jobs are before it in the queue.")),
+        None => {}
+    }
     if job.state == JobState::Incomplete {
         text.push_str(&format!(" `plexus job resume {}` has it go on with what it lacks.", job.id));
     }

@@ -123,7 +123,7 @@ impl Command {
     fn json(&self) -> bool {
         match self {
             Self::Up(options) => options.json,
-            Self::Worker(options) => options.json,
+            Self::Worker(options) => options.json(),
             Self::Submit(options) => options.json,
             Self::Quote(options) => options.json,
             Self::Job(command) => command.json(),

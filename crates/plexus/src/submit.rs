@@ -52,13 +52,13 @@ pub struct Options {
     /// The most that may be set aside for the job, instead of the job file's budget
     #[arg(long, value_name = "TOKENS", value_parser = Amount::from_tokens)]
     budget: Option<Amount>,
-    /// The class it is served in: a higher one may take devices back from a lower one
-    #[arg(long, value_name = "CLASS", default_value = "normal")]
-    priority: Class,
-    /// In how many seconds the job is to be done; what is not given out by then is not computed
+    /// The class it is served in, instead of the job file's: a higher one may take devices back from a lower one
+    #[arg(long, value_name = "CLASS")]
+    priority: Option<Class>,
+    /// In how many seconds the job is to be done, instead of the job file's; what is not given out by then is not computed
     #[arg(long, value_name = "SECONDS")]
     deadline: Option<u32>,
-    /// Failed attempts after which a unit is given up [default: the market's]
+    /// Failed attempts after which a unit is given up [default: the job file's, or the market's]
     #[arg(long, value_name = "NUMBER")]
     attempts: Option<u32>,
     /// Never take test tokens from the market's faucet
@@ -107,8 +107,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     upload_kernels(&client, &compiled).await?;
     let asks_market = compiled.stages.iter().any(|stage| stage.job.unit_price.is_none());
     let mut request = request(compiled.clone());
-    request.priority = options.priority.into();
-    (request.deadline_in_s, request.attempts_max) = (options.deadline, options.attempts);
+    request.priority = options.priority.map_or(request.priority, Into::into);
+    request.deadline_in_s = options.deadline.or(request.deadline_in_s);
+    request.attempts_max = options.attempts.or(request.attempts_max);
     let quote = client.quote(&request).await?;
     if !options.json {
         quote::print(&quote);
@@ -362,16 +363,22 @@ pub fn request(compiled: CompiledGraph) -> GraphRequest {
             Some(blob) => Until::Equals { stage: until.stage, output: until.output, blob },
         }),
     });
+    let terms = compiled.terms;
     GraphRequest {
         name: compiled.name,
         stages: compiled.stages.into_iter().map(stage_request).collect(),
         iterate,
         joins: compiled.joins,
-        priority: api::Priority::Normal,
-        royalty: None,
+        priority: terms.priority.map_or(api::Priority::Normal, |priority| match priority {
+            job::Priority::Low => api::Priority::Low,
+            job::Priority::Normal => api::Priority::Normal,
+            job::Priority::High => api::Priority::High,
+            job::Priority::Urgent => api::Priority::Urgent,
+        }),
+        royalty: terms.royalty.map(|(account, bps)| api::Royalty { account, bps }),
         budget: compiled.budget,
-        deadline_in_s: None,
-        attempts_max: None,
+        deadline_in_s: terms.deadline_s,
+        attempts_max: terms.attempts_max,
         canaries: vec![],
     }
 }

@@ -12,6 +12,9 @@ use crate::{
     say, wallet,
 };
 
+/// Payments listed without `--all`.
+const LIST_MAX: usize = 50;
+
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Make a new key; never overwrites one
@@ -34,6 +37,21 @@ pub enum Command {
     Balance {
         /// Another wallet's address
         address: Option<PublicKey>,
+        #[command(flatten)]
+        market: MarketArgument,
+        #[command(flatten)]
+        wallet: WalletArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what changed a wallet's balance on a market, newest first
+    History {
+        /// Another wallet's address
+        address: Option<PublicKey>,
+        /// More than the newest 50
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         market: MarketArgument,
         #[command(flatten)]
@@ -96,7 +114,7 @@ impl Command {
         match self {
             Self::Bond(tokens) | Self::Unbond(tokens) | Self::Faucet(tokens) => tokens.json,
             Self::New { json, .. } | Self::Show { json, .. } => *json,
-            Self::Balance { json, .. } | Self::Delegate { json, .. } => *json,
+            Self::Balance { json, .. } | Self::History { json, .. } | Self::Delegate { json, .. } => *json,
         }
     }
 }
@@ -118,6 +136,26 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 None => wallet.key()?.public(),
             };
             balance(json, &market.anonymous()?.account(&address).await?);
+        }
+        Command::History { address, all, market, wallet, json } => {
+            let address = match address {
+                Some(address) => address,
+                None => wallet.key()?.public(),
+            };
+            let client = market.anonymous()?;
+            let (mut payments, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = client.payments_of(&address, cursor.as_deref()).await?;
+                payments.extend(page.items);
+                cursor = page.next;
+                if cursor.is_none() || (!all && payments.len() >= LIST_MAX) {
+                    break;
+                }
+            }
+            if !all {
+                payments.truncate(LIST_MAX);
+            }
+            if json { say::json(&payments) } else { history(&payments) }
         }
         Command::Delegate { session, days, market, wallet, json } => {
             let client = market.with(wallet.key()?)?;
@@ -143,6 +181,22 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn history(payments: &[api::Payment]) {
+    if payments.is_empty() {
+        return say::out("no payments");
+    }
+    let row = |payment: &api::Payment| {
+        let kind = serde_json::to_value(payment.kind).ok();
+        vec![
+            payment.at.clone(),
+            kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned(),
+            payment.amount.to_tokens(),
+            payment.job.map(|job| job.to_string()).unwrap_or_default(),
+        ]
+    };
+    say::table(&["when", "kind", "tokens", "job"], payments.iter().map(row).collect());
 }
 
 fn show(json: bool, address: PublicKey, file: &std::path::Path) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use protocol::{Amount, FLAW_LOOP_ROUNDS, WorkerOffer};
+use protocol::{Amount, FLAW_LOOP_ROUNDS, PublicKey, WorkerOffer};
 use serde_json::json;
 use worker::{
     CacheConfig, Config, State, Status, Terms, WorkerError,
@@ -24,6 +24,8 @@ use crate::{
     wallet,
 };
 
+/// Workers listed without `--all`.
+const LIST_MAX: usize = 50;
 /// The rate is that of the units in this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Between two lines about the same state: for scripts, and for logs.
@@ -33,7 +35,10 @@ const LOG_LINE_EVERY: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    look: Option<Look>,
     #[command(flatten)]
     market: MarketArgument,
     /// The key that signs receipts and is paid; made where there is none. Each running worker needs one of its own
@@ -60,6 +65,133 @@ pub struct Options {
     pub json: bool,
 }
 
+/// What can be asked about workers, instead of being one.
+#[derive(clap::Subcommand)]
+enum Look {
+    /// List a market's workers, the last announced first
+    List {
+        /// More than the newest 50
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        market: MarketArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a worker: its device, what it does and why, its speed and reputation
+    Show {
+        /// The key that signs its receipts
+        id: PublicKey,
+        #[command(flatten)]
+        market: MarketArgument,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Options {
+    /// Whether it was asked to speak JSON.
+    pub fn json(&self) -> bool {
+        match &self.look {
+            Some(Look::List { json, .. } | Look::Show { json, .. }) => *json,
+            None => self.json,
+        }
+    }
+}
+
+async fn look(look: Look) -> Result<ExitCode, Failure> {
+    match look {
+        Look::List { all, market, json } => {
+            let client = market.anonymous()?;
+            let (mut workers, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = client.workers(cursor.as_deref()).await?;
+                workers.extend(page.items);
+                cursor = page.next;
+                if cursor.is_none() || (!all && workers.len() >= LIST_MAX) {
+                    break;
+                }
+            }
+            if !all {
+                workers.truncate(LIST_MAX);
+            }
+            if json { say::json(&workers) } else { list(&workers) }
+        }
+        Look::Show { id, market, json } => {
+            let worker = market.anonymous()?.worker(&id).await?;
+            if json { say::json(&worker) } else { show(&worker) }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state(worker: &api::Worker) -> &'static str {
+    match worker.state {
+        api::WorkerState::Idle => "idle",
+        api::WorkerState::Busy => "busy",
+        api::WorkerState::Draining => "draining",
+        api::WorkerState::Gone => "gone",
+    }
+}
+
+fn list(workers: &[api::Worker]) {
+    if workers.is_empty() {
+        return say::out("no workers");
+    }
+    let row = |worker: &api::Worker| {
+        vec![
+            worker.id.to_string(),
+            worker.device.adapter.clone(),
+            state(worker).to_owned(),
+            worker.units.to_string(),
+            worker.reputation.tier.to_string(),
+            worker.reason.text.clone(),
+        ]
+    };
+    let head = ["worker", "device", "state", "units", "tier", "reason"];
+    say::table(&head, workers.iter().map(row).collect());
+}
+
+fn show(worker: &api::Worker) {
+    let times = |ppm: u64| format!("{:.3} of the reference device", ppm as f64 / 1e6);
+    let speed = &worker.speed;
+    let measured = match speed.measured_ppm {
+        Some(ppm) if speed.overstated => format!("{}, much less than it claims", times(ppm)),
+        Some(ppm) => times(ppm),
+        None => "not yet".to_owned(),
+    };
+    let points = |milli: u32| format!("{}.{:03}", milli / 1_000, milli % 1_000);
+    let nrs = &worker.reputation;
+    say::facts(&[
+        ("worker", worker.id.to_string()),
+        ("owner", worker.owner.to_string()),
+        ("device", format!("{}, {}", worker.device.adapter, worker.device.backend)),
+        ("state", state(worker).to_owned()),
+        ("reason", worker.reason.text.clone()),
+        ("leases", worker.leases.to_string()),
+        ("units", format!("{} accepted, {} checked for others", worker.units, worker.checked)),
+        ("earned", format!("{} tokens", worker.earned.to_tokens())),
+        ("speed claimed", if speed.claimed_ppm == 0 { "none".into() } else { times(speed.claimed_ppm) }),
+        ("speed measured", measured),
+        ("asks", format!("{} tokens a compute second", worker.ask.to_tokens())),
+        (
+            "reputation",
+            format!(
+                "{} (performance {}, reliability {}, longevity {}, ratings {}), tier {}",
+                points(nrs.nrs_milli),
+                points(nrs.performance_milli),
+                points(nrs.reliability_milli),
+                points(nrs.longevity_milli),
+                points(nrs.rating_milli),
+                nrs.tier
+            ),
+        ),
+        ("heard", worker.seen_at.clone()),
+    ]);
+}
+
 /// The process that holds a GPU: this binary again.
 pub fn executor(device: Option<String>) -> Result<Executor, Failure> {
     let program = std::env::current_exe()
@@ -73,6 +205,9 @@ pub fn version() -> String {
 }
 
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    if let Some(asked) = options.look {
+        return look(asked).await;
+    }
     let key = WalletArgument { wallet: options.wallet }.key_or_new()?;
     let dir = match options.cache {
         Some(dir) => dir,

@@ -137,6 +137,51 @@ fn settings_come_from_a_file_and_mistakes_in_it_have_a_place() {
 }
 
 #[test]
+fn workers_payments_and_the_place_in_the_queue_can_be_asked_for() {
+    let home = home();
+    let up = Up::start(home.path(), &["--faucet"]);
+    let ask = |arguments: &[&str]| {
+        let output =
+            plexus(home.path(), arguments).env("PLEXUS_MARKET", &up.address).output().expect("it runs");
+        let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {err:?}");
+        out.expect("text")
+    };
+    let json = |arguments: &[&str]| -> Value { serde_json::from_str(&ask(arguments)).expect("JSON") };
+    assert_eq!(ask(&["worker", "list"]), "no workers\n");
+    assert_eq!(json(&["worker", "list", "--json"]), Value::Array(vec![]));
+    let nobody = SecretKey::from_seed([9; 32]).public().to_string();
+    let unknown = plexus(home.path(), &["worker", "show", &nobody, "--market", &up.address]).output();
+    assert!(!unknown.expect("it runs").status.success());
+
+    ask(&["wallet", "new"]);
+    ask(&["wallet", "faucet", "5"]);
+    ask(&["wallet", "bond", "2"]);
+    let kinds: Vec<_> = json(&["wallet", "history", "--json"])
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|payment| (payment["kind"].clone(), payment["amount"].clone()))
+        .collect();
+    let expected = [("bond", "2000000000"), ("deposit", "5000000000")];
+    assert_eq!(kinds, expected.map(|(kind, amount)| (kind.into(), amount.into())));
+    assert!(ask(&["wallet", "history"]).contains("bond"));
+
+    // The file's terms count, and the options go before them.
+    ask(&["submit", "--init", "first"]);
+    let file = home.path().join("first/job.toml");
+    let text = fs::read_to_string(&file).expect("written");
+    let terms = "version = 1\npriority = \"high\"\nattempts_max = 7\ndeadline_s = 3600";
+    fs::write(&file, text.replacen("version = 1", terms, 1)).expect("writable");
+    let first = json(&["submit", "first/job.toml", "--json"]);
+    assert!(first["deadline"].is_string(), "{first}");
+    let second = json(&["submit", "first/job.toml", "--priority", "low", "--json"]);
+    let why = |job: &Value| ask(&["job", "why", job["id"].as_str().expect("an id")]);
+    assert!(why(&first).contains("It is the next in the queue."), "{}", why(&first));
+    assert!(why(&second).contains("1 job is before it in the queue."), "{}", why(&second));
+}
+
+#[test]
 fn a_market_that_is_told_to_end_answers_what_was_begun_and_loses_nothing() {
     let home = home();
     let mut up = Up::start(home.path(), &["--faucet"]);

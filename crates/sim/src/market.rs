@@ -76,7 +76,7 @@ impl Record {
         keep_journal: bool,
         check_every: u64,
     ) -> (Self, Market<A>) {
-        let (state, founded) = State::found(key, params, EPOCH_MS);
+        let (state, founded) = State::found(key, params, EPOCH_MS).expect("a scenario has safe parameters");
         let record = Self {
             end: 0,
             digest: Hash([0; 32]),

@@ -135,7 +135,7 @@ pub fn output(job: JobId, unit: u64, lie: u8) -> OutputCommitment {
 
 impl World {
     pub fn new(params: Params) -> Self {
-        let (state, founded) = State::found(MARKET, params, 0);
+        let (state, founded) = State::found(MARKET, params, 0).expect("safe parameters");
         Self { state, journal: vec![(0, founded)], now_ms: 1_000, settles_at: u64::MAX }
     }
 
