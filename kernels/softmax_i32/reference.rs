@@ -38,7 +38,7 @@ fn power(t: u64, guard: u32) -> u64 {
         return 0;
     }
     let [rest @ .., last] = POWER;
-    let value = rest.iter().rev().fold(last, |value, coefficient| coefficient - (value * f >> 16));
+    let value = rest.iter().rev().fold(last, |value, coefficient| coefficient - ((value * f) >> 16));
     if places == 0 { value } else { (value >> (places - 1)).div_ceil(2) }
 }
 

@@ -6,6 +6,7 @@
 
 mod economics;
 mod problem;
+mod proof;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ pub use economics::{
     Trust,
 };
 pub use problem::{Problem, code};
+pub use proof::{ChallengeKeys, Challenges, CheckRecord, PackageRecord, Settlement, ShownKey, UnitProof};
 pub use protocol::JoinSpec;
 
 /// The media type of [`Problem`] bodies.

@@ -141,6 +141,8 @@ pub mod code {
         WORKER_UNKNOWN = "worker_unknown", 409, "The worker is not announced";
         /// The job is not done, and only a whole result was asked for.
         RESULT_NOT_READY = "result_not_ready", 409, "The result is not complete yet";
+        /// Nobody committed to the unit's results, or they are still being checked.
+        PROOF_NOT_READY = "proof_not_ready", 409, "There is nothing to prove yet";
         /// The job is over.
         JOB_ENDED = "job_ended", 409, "The job has ended";
         /// A worker is rated once a job.

@@ -14,12 +14,12 @@ mod transport;
 use std::{sync::Arc, time::Duration};
 
 use api::{
-    Account, AnnounceRequest, DepositRequest, GraphRequest, Health, HeartbeatAnswer, HeartbeatRequest, Job,
-    JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo, Page, Payment, Quote,
-    RatingRequest, ReceiptsAnswer, ReceiptsRequest, ReleaseRequest, ResumeRequest, StakeRequest, Unit,
-    Worker,
+    Account, AnnounceRequest, Challenges, DepositRequest, GraphRequest, Health, HeartbeatAnswer,
+    HeartbeatRequest, Job, JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo,
+    PackageRecord, Page, Payment, Quote, RatingRequest, ReceiptsAnswer, ReceiptsRequest, ReleaseRequest,
+    ResumeRequest, StakeRequest, Unit, UnitProof, Worker,
 };
-use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey};
+use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey, UnitId};
 use reqwest::Url;
 
 pub use error::Error;
@@ -211,6 +211,25 @@ impl Client {
         let iteration = iteration.map(|iteration| iteration.to_string());
         let asked = [("stage", stage), ("iteration", iteration.as_deref()), ("cursor", cursor)];
         self.json(&Call::get(query(&format!("/v1/jobs/{id}/units"), &asked))).await
+    }
+
+    /// What a worker committed to for a unit, with `chunk` (an output's number and a chunk's) opened, and what became of its package.
+    /// While the unit is checked only its job's owner gets it.
+    pub async fn proof(&self, unit: UnitId, chunk: Option<(u32, u64)>) -> Result<UnitProof, Error> {
+        let (output, chunk) = chunk.map(|(output, chunk)| (output.to_string(), chunk.to_string())).unzip();
+        let asked = [("output", output.as_deref()), ("chunk", chunk.as_deref())];
+        let call = Call::get(query(&format!("/v1/jobs/{}/units/{}/proof", unit.job, unit.index), &asked));
+        self.json(&if self.key().is_some() { call.signed_in() } else { call }).await
+    }
+
+    /// What became of a job's packages, by their first units; those that are still being checked are left out.
+    pub async fn packages(&self, id: JobId, cursor: Option<&str>) -> Result<Page<PackageRecord>, Error> {
+        self.json(&Call::get(query(&format!("/v1/jobs/{id}/packages"), &[("cursor", cursor)]))).await
+    }
+
+    /// The chains of keys that checks are drawn with, as far as they are over.
+    pub async fn challenges(&self) -> Result<Challenges, Error> {
+        self.json(&Call::get("/v1/challenges")).await
     }
 
     /// Ends a job: finished units are paid, the rest is refunded.

@@ -125,8 +125,17 @@ pub enum Command {
         signature: Signature,
         /// Each unit's index and outputs, in package order; they hash to the receipt's root (verified).
         units: Vec<(u64, Vec<OutputCommitment>)>,
-        /// Secret: keyed hash of the receipt, from which the draw is made.
+        /// Secret: [keyed hash](protocol::challenge::seed) of the receipt, from which the draw is made.
         seed: Hash,
+    },
+    /// The market draws with the keys of a new chain from now on.
+    AnchorChallenges {
+        /// The key before the first epoch's.
+        anchor: Hash,
+        /// How long an epoch lasts.
+        epoch_ms: u64,
+        /// How many there are.
+        epochs: u64,
     },
     /// The shell compared what [`State::comparisons`](crate::State::comparisons) listed.
     RecordOpinion {

@@ -129,7 +129,7 @@ pub enum Event {
     ChecksDrawn {
         /// The package.
         package: PackageId,
-        /// The seed the draw came from, SHA-256(secret seed ‖ sequence of the receipt's event).
+        /// The seed the draw came from, SHA-256(secret seed ‖ sequence of the receipt's event). See [`protocol::challenge`].
         draw: Hash,
         /// The checks; none when every unit was sampled out.
         checks: Vec<CheckPlan>,
@@ -393,6 +393,16 @@ pub enum Event {
         job: JobId,
         /// The blob with its archive.
         archive: Hash,
+    },
+    /// From now on what is checked is drawn with the keys of this chain. Receipts before the first such event were drawn for with a
+    /// secret that is never shown.
+    ChallengesAnchored {
+        /// The key before the first epoch's.
+        anchor: Hash,
+        /// How long an epoch lasts, from this event on.
+        epoch_ms: u64,
+        /// How many there are.
+        epochs: u64,
     },
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use protocol::{Amount, CheckId, JobId, LeaseId, PackageId, PublicKey, ReservationId, UnitRun};
+use protocol::{
+    Amount, ChallengeChain, CheckId, JobId, LeaseId, PackageId, PublicKey, ReservationId, UnitRun,
+};
 
 use crate::{
     AcceptedRun, Account, Booking, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event,
@@ -511,6 +513,15 @@ impl State {
                 assert!(job.state.ended() && job.leases.is_empty() && job.committed.is_empty(), "{CORRUPT}");
                 let resumable = matches!(job.state, JobState::Incomplete { .. });
                 self.ended.remove(&(resumable, job.ended_at_ms.expect(CORRUPT), *id));
+            }
+            Event::ChallengesAnchored { anchor, epoch_ms, epochs } => {
+                self.challenges.push(ChallengeChain {
+                    anchor: *anchor,
+                    sequence: self.seq - 1,
+                    begins_at_ms: at_ms,
+                    epoch_ms: *epoch_ms,
+                    epochs: *epochs,
+                });
             }
             Event::Resumed => {
                 let ids: Vec<_> = self.leases.keys().copied().collect();

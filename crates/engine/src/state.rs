@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
-    Amount, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey,
-    ReservationId, SignedSealingKey, UnitRun, WorkerOffer,
+    Amount, ChallengeChain, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId,
+    PublicKey, ReservationId, SignedSealingKey, UnitRun, WorkerOffer,
 };
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 11;
+pub const SNAPSHOT_VERSION: u32 = 12;
 
 /// The state of one market.
 ///
@@ -60,6 +60,8 @@ pub struct State {
     pub(crate) forecasts: Forecasts,
     /// Workers that are kept for sealed jobs to come.
     pub(crate) bookings: BTreeMap<ReservationId, Booking>,
+    /// The chains of keys that checks were drawn with, the present one last. A chain lasts for years.
+    pub(crate) challenges: Vec<ChallengeChain>,
     // Indices.
     /// Stages of jobs that have waiting units.
     pub(crate) queue: Queue,
@@ -738,6 +740,11 @@ impl State {
     /// If the bytes are not one.
     pub fn from_snapshot(bytes: &[u8]) -> std::io::Result<Self> {
         borsh::from_slice(bytes)
+    }
+
+    /// The chains of keys that checks were drawn with; the last one is in use. Empty until a market anchors its first.
+    pub fn challenges(&self) -> &[ChallengeChain] {
+        &self.challenges
     }
 
     /// The market's key.

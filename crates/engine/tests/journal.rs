@@ -175,6 +175,9 @@ fn economics(world: &mut World) {
     world.advance(7 * 24 * 3_600_000);
     let (job, ended_at_ms) = world.state.archivable(world.now_ms, 1)[0];
     world.run(Command::Archive { job, ended_at_ms, archive: Hash::of(b"archive") }).expect("it is due");
+    let anchor = Hash::of(b"anchor");
+    let chain = Command::AnchorChallenges { anchor, epoch_ms: 3_600_000, epochs: 65_536 };
+    world.run(chain).expect("anchored");
 }
 
 /// What the whole history left behind, in numbers that any version can name.
@@ -230,7 +233,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(params || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 45, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 46, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

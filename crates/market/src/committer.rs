@@ -32,6 +32,7 @@ use tracing::Span;
 pub use crate::parked::LeaseWish;
 use crate::{
     StartError,
+    challenges::Challenges,
     failure::Causes,
     leadership::{Duty, Leadership, Standing},
     metrics::Metrics,
@@ -132,12 +133,14 @@ enum Request {
 }
 
 /// What a market is founded with when its journal is empty.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Founding {
     /// Its key.
     pub market: PublicKey,
     /// The rules' first parameters.
     pub params: Params,
+    /// What its checks are drawn with, then and later.
+    pub challenges: Arc<Challenges>,
 }
 
 /// Where to put requests. Clones talk to the same thread.
@@ -496,7 +499,7 @@ impl Core {
             self.encoded.clear();
             let Some(state) = &mut self.state else { return Ok(()) };
             if state.seq() == 0 {
-                let Founding { market, params } = self.founding.clone();
+                let Founding { market, params, .. } = self.founding.clone();
                 let founded = State::found(market, params, self.now_ms);
                 let (founded, event) = founded.expect("a market is started with safe parameters");
                 *state = founded;
@@ -505,6 +508,9 @@ impl Core {
             } else if let Err(rejection) = self.decide(Command::Resume, &mut making) {
                 unreachable!("a market may always resume: {rejection}");
             }
+            let challenges = self.founding.challenges.clone();
+            let due = self.state.as_ref().and_then(|state| challenges.due_at_start(state, self.now_ms));
+            self.anchor(due, &mut making);
             match self.append(&making.events) {
                 Ok(()) => {
                     self.pass_on(making.events);
@@ -567,6 +573,10 @@ impl Core {
         let mut making = Making::default();
         let mut running = true;
         self.encoded.clear();
+        if self.decides() {
+            let due = self.state.as_ref().and_then(|state| self.founding.challenges.due(state, self.now_ms));
+            self.anchor(due, &mut making);
+        }
         self.advance(&mut making);
         let mut next = first;
         let mut later = Vec::new();
@@ -637,9 +647,22 @@ impl Core {
         running && !self.replaced
     }
 
-    fn decide(&mut self, command: Command, making: &mut Making) -> Result<Answer, Rejection> {
+    /// Begins a chain of challenge keys, if there is need.
+    fn anchor(&mut self, due: Option<Command>, making: &mut Making) {
+        if let Some(command) = due
+            && let Err(rejection) = self.decide(command, making)
+        {
+            unreachable!("a chain may always begin: {rejection}");
+        }
+    }
+
+    fn decide(&mut self, mut command: Command, making: &mut Making) -> Result<Answer, Rejection> {
         let state = self.state.as_mut().expect("callers look first");
         let kind = kind(&command);
+        // It comes with the receipt's digest; the key is that of the epoch in which the receipt is journaled.
+        if let Command::Commit { seed, .. } = &mut command {
+            *seed = self.founding.challenges.seed(state, self.now_ms, seed);
+        }
         let decision = engine::decide(state, self.now_ms, command);
         self.metrics.decided(kind, decision.is_err());
         let decision = decision?;
@@ -921,6 +944,7 @@ fn kind(command: &Command) -> &'static str {
         Command::RequestLeases { .. } => "request_leases",
         Command::Release { .. } => "release",
         Command::Commit { .. } => "commit",
+        Command::AnchorChallenges { .. } => "anchor_challenges",
         Command::RecordOpinion { .. } => "record_opinion",
         Command::Bond { .. } => "bond",
         Command::Unbond { .. } => "unbond",
@@ -999,7 +1023,8 @@ mod tests {
         let replayed = replay(&journal, Replayed::default(), drop).expect("intact");
         // Nobody sends heartbeats here, and a loaded machine takes its time.
         let params = Params { heartbeat_ms_max: 3_600_000, ..Params::default() };
-        let founding = Founding { market: MARKET, params };
+        let challenges = Arc::new(Challenges::new(protocol::Hash::of(b"secret"), Duration::from_secs(3600)));
+        let founding = Founding { market: MARKET, params, challenges };
         let (followers, groups) = sync_channel(64);
         std::thread::spawn(move || groups.into_iter().for_each(drop));
         let snapshots = Snapshots::open(folder.join("snapshots.db"), &MARKET).expect("opens");

@@ -42,7 +42,7 @@ pub enum KeyFileError {
 pub struct Secrets {
     /// Signs tokens; its public half is the market's id.
     pub key: SecretKey,
-    /// Seeds the draws of checks. Whoever knows it knows beforehand what is checked.
+    /// Makes the keys that checks are drawn with. Whoever knows it knows beforehand what is checked.
     challenge: [u8; 32],
 }
 
@@ -108,10 +108,9 @@ impl Secrets {
         Hash::of_parts(&[b"plexus/process/v1\0", &self.challenge]).to_string()
     }
 
-    /// The secret seed of a receipt's challenge: a hash keyed with what nobody else knows.
-    pub fn challenge_seed(&self, receipt: &Hash) -> Hash {
-        // Fixed-length key and message: no length extension to fear.
-        Hash::of_parts(&[b"plexus/challenge/v1\0", &self.challenge, &receipt.0])
+    /// What the keys of challenges are made from.
+    pub fn challenge_secret(&self) -> Hash {
+        Hash::of_parts(&[b"plexus/challenges/v1\0", &self.challenge])
     }
 }
 
@@ -152,8 +151,7 @@ mod tests {
         let (second, made) = Secrets::load_or_make(&path).expect("readable");
         assert!(!made);
         assert_eq!(first.key.public(), second.key.public());
-        let receipt = Hash::of(b"receipt");
-        assert_eq!(first.challenge_seed(&receipt), second.challenge_seed(&receipt));
+        assert_eq!(first.challenge_secret(), second.challenge_secret());
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

@@ -17,6 +17,7 @@
 
 mod archives;
 mod auth;
+mod challenges;
 mod collector;
 mod committer;
 mod failure;
@@ -32,6 +33,7 @@ mod metrics;
 mod parked;
 mod projection;
 mod quotas;
+mod records;
 mod serve;
 mod snapshots;
 mod time;
@@ -62,6 +64,7 @@ use tokio::{
 
 use crate::{
     archives::{Archives, Archivist},
+    challenges::Challenges,
     collector::Collector,
     committer::{Committer, Founding, Group, Replayed},
     follower::Follower,
@@ -140,6 +143,9 @@ pub struct Config {
     pub quotas: Quotas,
     /// How a request's span becomes part of its caller's trace; left out where nobody collects spans.
     pub adopt_parent: Option<AdoptParent>,
+    /// How long a key for drawing checks is used; it is shown when all that it drew is settled. Of a chain of keys that is in use it
+    /// is the journal's.
+    pub challenge_epoch: Duration,
     /// The rules' parameters when the market is founded; later they are the journal's.
     pub params: Params,
 }
@@ -168,6 +174,7 @@ impl Config {
             limits: Limits::default(),
             quotas: Quotas::default(),
             adopt_parent: None,
+            challenge_epoch: Duration::from_secs(3600),
             params: Params::default(),
         }
     }
@@ -281,8 +288,18 @@ impl Market {
                 .await
                 .map_err(|panic| StartError::Thread(io::Error::other(panic)))??
         };
-        let Opened { lock, secrets, journal, snapshots, keeper, replayed, read_model, reader, projection } =
-            opened;
+        let Opened {
+            lock,
+            secrets,
+            journal,
+            snapshots,
+            keeper,
+            replayed,
+            read_model,
+            reader,
+            journal_reader,
+            projection,
+        } = opened;
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
@@ -327,7 +344,12 @@ impl Market {
         let (stop, stopped) = watch::channel(false);
         let (follower, groups, follower_thread) =
             Follower::start(read_model, projection, seq, metrics.clone()).map_err(StartError::Thread)?;
-        let founding = Founding { market: secrets.key.public(), params: config.params.clone() };
+        let challenges = Arc::new(Challenges::new(secrets.challenge_secret(), config.challenge_epoch));
+        let founding = Founding {
+            market: secrets.key.public(),
+            params: config.params.clone(),
+            challenges: challenges.clone(),
+        };
         let starting = {
             let metrics = metrics.clone();
             move || Committer::start(journal, snapshots, replayed, founding, leadership, groups, metrics)
@@ -377,6 +399,7 @@ impl Market {
             auth: auth::Auth::new(&key, addr, config.hosts, certificates.is_some()),
             blobs: blobs.clone(),
             secrets,
+            challenges,
             metrics,
             limiter: limits::Limiter::new(config.limits),
             quotas: quotas::Keeper::new(config.quotas, uploads),
@@ -386,6 +409,7 @@ impl Market {
             read_model: reader,
             archives,
             journal_file: config.database.is_none().then(|| config.data_dir.join("journal.db")),
+            journal: Mutex::new(journal_reader),
             output_lengths: Default::default(),
             submissions: Semaphore::new(SUBMISSIONS_AT_ONCE),
             joins: Semaphore::new(JOINS_AT_ONCE),
@@ -539,6 +563,8 @@ struct Opened {
     read_model: ReadModel,
     /// A second connection to it, for questions.
     reader: ReadModel,
+    /// A second connection to the journal, for reading.
+    journal_reader: Journal,
     projection: Projection,
 }
 
@@ -616,8 +642,20 @@ impl Opened {
         }
         let state = replayed.as_ref().map(|replayed| &replayed.state);
         debug_assert!(state.is_none_or(|state| projection == Projection::of(state)));
+        let journal_reader = Journal::open_reader(&journal_at, &market)?;
         let keeper = Keeper { journal: journal_at, market, snapshots: writer, saved: saved_seq };
-        Ok(Self { lock, secrets, journal, snapshots, keeper, replayed, read_model, reader, projection })
+        Ok(Self {
+            lock,
+            secrets,
+            journal,
+            snapshots,
+            keeper,
+            replayed,
+            read_model,
+            reader,
+            journal_reader,
+            projection,
+        })
     }
 }
 

@@ -7,8 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use engine::{Check, CheckState, Event, JobEnd, JobSpec, JobState, PackageState, Split, State, Work};
-use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey};
-use store::{Batch, JobRow, Movement, MovementKind, WorkerRow};
+use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
+use store::{Batch, JobRow, Movement, MovementKind, Trace, WorkerRow};
 
 /// Translates events in journal order.
 #[derive(Debug, Default, PartialEq)]
@@ -69,6 +69,10 @@ pub struct Changes {
 }
 
 impl Changes {
+    fn trace(&mut self, package: PackageId, seq: u64, job: JobId, run: Option<UnitRun>) {
+        self.batch.trace(Trace { package, seq, job, run });
+    }
+
     fn moved(&mut self, movement: Movement) {
         self.batch.movement(movement);
         self.movements.push(movement);
@@ -233,6 +237,7 @@ impl Projection {
                 }
             }
             Event::ReplicasPlanned { package, job, checks } => {
+                changes.trace(*package, seq, *job, None);
                 for plan in checks {
                     self.replicas.entry(*package).or_default().push(plan.check);
                     let open = OpenCheck { package: *package, job: *job, worker: None };
@@ -247,6 +252,9 @@ impl Projection {
                 changes.workers.insert(held.worker);
                 let mut checks = self.replicas.remove(&made.package).unwrap_or_default();
                 checks.retain(|other| other != check);
+                if let Work::Package { run, .. } = held.work {
+                    changes.trace(made.package, seq, held.job, made.worker.map(|_| run));
+                }
                 if let Some(worker) = made.worker {
                     self.packages.insert(made.package, OpenPackage { job: held.job, worker, checks });
                     return;
@@ -264,13 +272,15 @@ impl Projection {
                 changes.jobs.insert(receipt.job);
                 changes.workers.insert(receipt.worker);
                 match work {
-                    Work::Package { package, job, .. } => {
+                    Work::Package { package, job, run } => {
+                        changes.trace(*package, seq, *job, Some(*run));
                         let checks = self.replicas.remove(package).unwrap_or_default();
                         let open = OpenPackage { job: *job, worker: receipt.worker, checks };
                         self.packages.insert(*package, open);
                     }
                     Work::Check { check } => {
                         if let Some(open) = self.checks.get_mut(check) {
+                            changes.trace(open.package, seq, open.job, None);
                             open.worker = Some(receipt.worker);
                         }
                     }
@@ -295,7 +305,12 @@ impl Projection {
                     }
                 }
             }
-            Event::CheckDecided { check, .. } => changes.jobs.extend(self.job_of(*check)),
+            Event::CheckDecided { check, .. } => {
+                if let Some(open) = self.checks.get(check) {
+                    changes.jobs.insert(open.job);
+                    changes.trace(open.package, seq, open.job, None);
+                }
+            }
             Event::CheckPaid { check, pay } => {
                 let Some(OpenCheck { package, worker: Some(worker), .. }) = self.checks.get(check) else {
                     return;
@@ -308,6 +323,10 @@ impl Projection {
             }
             Event::PackageAccepted { package, pay } => {
                 let Some(open) = self.close(*package) else { return };
+                // Without checks it is accepted together with its receipt.
+                if !open.checks.is_empty() {
+                    changes.trace(*package, seq, open.job, None);
+                }
                 changes.jobs.insert(open.job);
                 changes.workers.insert(open.worker);
                 let paid = movement(MovementKind::Work, self.owner(open.worker), pay.provider);
@@ -321,6 +340,7 @@ impl Projection {
             }
             Event::PackageRejected { package, .. } => {
                 if let Some(open) = self.close(*package) {
+                    changes.trace(*package, seq, open.job, None);
                     changes.jobs.insert(open.job);
                     changes.workers.insert(open.worker);
                 }
@@ -364,7 +384,10 @@ impl Projection {
             Event::Unbonding { .. } | Event::PayReleased { .. } | Event::ParamsSet { .. } => {}
             // Nobody but the engine is to know them.
             Event::CanariesSet { .. } => {}
-            Event::Founded { .. } | Event::SessionDelegated { .. } | Event::Resumed => {}
+            Event::Founded { .. }
+            | Event::SessionDelegated { .. }
+            | Event::Resumed
+            | Event::ChallengesAnchored { .. } => {}
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod amount;
 pub mod batch;
+pub mod challenge;
 mod device;
 mod expression;
 mod hash;
@@ -14,10 +15,12 @@ mod job;
 mod key;
 pub mod manifest;
 pub mod merkle;
+mod opening;
 mod receipt;
 pub mod seal;
 
 pub use amount::{Amount, AmountError, BASE_UNITS_PER_TOKEN};
+pub use challenge::ChallengeChain;
 pub use device::{DeviceFacts, DeviceLimits, FEATURE_LONG_LOOPS, FLAW_LOOP_ROUNDS, WorkerKind, WorkerOffer};
 pub use expression::{Expression, ExpressionError};
 pub use hash::{Hash, HashParseError};
@@ -25,6 +28,7 @@ pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, ReservationId, Un
 pub use job::{InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec};
 pub use key::{KeyError, PublicKey, SecretKey, Signable, Signature, VerifyError};
 pub use manifest::Manifest;
+pub use opening::{ChunkOpening, Opening, OpeningError};
 pub use receipt::{OutputCommitment, Receipt, UnitLeaf, UnitRun, UnitStatus, package_root};
 pub use seal::{Envelope, SealContext, SealPublicKey, SealingKey, SealingKeyError, SignedSealingKey};
 

@@ -94,14 +94,16 @@ impl UnitLeaf {
     pub fn done(job: JobId, unit: u64, outputs: Vec<OutputCommitment>) -> Self {
         Self { job, unit, outputs, status: UnitStatus::Done }
     }
+
+    /// Its hash in the package's tree.
+    pub fn hash(&self) -> Hash {
+        merkle::leaf_hash(&borsh::to_vec(self).expect("writing to a Vec cannot fail"))
+    }
 }
 
 /// The Merkle root over a package's unit leaves, in package order.
 pub fn package_root(leaves: &[UnitLeaf]) -> Hash {
-    let hashes: Vec<_> = leaves
-        .iter()
-        .map(|leaf| merkle::leaf_hash(&borsh::to_vec(leaf).expect("writing to a Vec cannot fail")))
-        .collect();
+    let hashes: Vec<_> = leaves.iter().map(UnitLeaf::hash).collect();
     merkle::root(&hashes)
 }
 

@@ -390,6 +390,7 @@ fn kind(command: &Command) -> &'static str {
         Command::RequestLeases { .. } => "lease",
         Command::Release { .. } => "release",
         Command::Commit { .. } => "commit",
+        Command::AnchorChallenges { .. } => "anchor_challenges",
         Command::RecordOpinion { .. } => "opinion",
         Command::Bond { .. } => "bond",
         Command::Unbond { .. } => "unbond",

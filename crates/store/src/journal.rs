@@ -172,6 +172,24 @@ impl Journal {
         Ok(())
     }
 
+    /// The group that holds the event `seq`, if it was appended.
+    pub fn group(&self, seq: u64) -> Result<Option<Group>, StoreError> {
+        enum Stop {
+            Found(Group),
+            Failed(StoreError),
+        }
+        impl From<StoreError> for Stop {
+            fn from(error: StoreError) -> Self {
+                Self::Failed(error)
+            }
+        }
+        match self.replay(seq, |group| Err(Stop::Found(group))) {
+            Ok(()) => Ok(None),
+            Err(Stop::Found(group)) => Ok(Some(group)),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
     /// Reads the groups from the one that holds `from_seq`, in order, and checks that none is damaged or missing. Stops at
     /// the first error of `visit`.
     pub fn replay<E: From<StoreError>>(
@@ -327,6 +345,8 @@ mod tests {
                 assert_eq!(found, firsts, "from {from}");
             }
             assert_eq!(groups(&journal, 2).expect("intact")[0].events, b"cc");
+            let first = |seq| journal.group(seq).expect("intact").map(|group| group.first_seq);
+            assert_eq!([0, 1, 2, 5, 6].map(first), [Some(0), Some(0), Some(2), Some(3), None]);
         }
     }
 

@@ -29,7 +29,7 @@ pub use leaders::{LeaderRow, Leaders};
 pub use location::{Location, ServerUrl};
 pub use object_store::GetRange as ByteRange;
 pub use read_model::{
-    ArchivedRow, Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, WorkerFilter,
-    WorkerRow,
+    ArchivedRow, Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, Trace,
+    WorkerFilter, WorkerRow,
 };
 pub use snapshots::{Snapshot, Snapshots};

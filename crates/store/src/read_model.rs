@@ -12,13 +12,16 @@ mod server;
 
 use std::collections::BTreeMap;
 
-use protocol::{Amount, Hash, JobId, PackageId, PublicKey};
+use protocol::{Amount, Hash, JobId, PackageId, PublicKey, UnitRun};
 
 use crate::{Location, StoreError};
 
 /// Version of the tables. Another version's file is emptied and rebuilt from the journal; on a server each version has tables of
 /// its own, so that programs of both can run side by side.
-const SCHEMA_VERSION: u32 = 3;
+const SCHEMA_VERSION: u32 = 4;
+
+/// Most rows of one unit, or of one package: failed attempts and opinions are fewer.
+const TRACES_MAX: u32 = 1_000;
 
 /// What a stretch of the journal changed.
 #[derive(Debug, Default)]
@@ -28,6 +31,7 @@ pub struct Batch {
     archived: BTreeMap<JobId, Hash>,
     workers: BTreeMap<PublicKey, WorkerRow>,
     movements: Vec<Movement>,
+    traces: Vec<Trace>,
 }
 
 /// A job, for lists.
@@ -100,6 +104,19 @@ pub struct Movement {
     pub burned: Amount,
 }
 
+/// Where the journal tells of a package. What an event tells together with others of its group needs no row of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The package.
+    pub package: PackageId,
+    /// The journal sequence of the event.
+    pub seq: u64,
+    /// The package's job.
+    pub job: JobId,
+    /// The package's units, where the event is the one that commits to their results.
+    pub run: Option<UnitRun>,
+}
+
 /// Why money moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -147,7 +164,8 @@ impl Batch {
 
     /// Changes held.
     pub fn len(&self) -> usize {
-        self.jobs.len() + self.ended.len() + self.archived.len() + self.workers.len() + self.movements.len()
+        let rows = self.workers.len() + self.movements.len() + self.traces.len();
+        self.jobs.len() + self.ended.len() + self.archived.len() + rows
     }
 
     /// A job is new.
@@ -180,6 +198,11 @@ impl Batch {
     pub fn worker(&mut self, mut row: WorkerRow) {
         row.adapter = storable(row.adapter);
         self.workers.insert(row.id, row);
+    }
+
+    /// The journal tells of a package.
+    pub fn trace(&mut self, trace: Trace) {
+        self.traces.push(trace);
     }
 
     /// Money moved.
@@ -371,6 +394,47 @@ impl ReadModel {
                 burned: amount(row, 10)?,
             })
         })
+    }
+
+    /// Packages with committed results for this unit, whatever became of them, the first one first. Of packages with at most `units_max`
+    /// units none is missed.
+    pub fn packages_of_unit(
+        &self,
+        job: JobId,
+        unit: u64,
+        units_max: u64,
+    ) -> Result<Vec<PackageId>, StoreError> {
+        let mut question = Question::about("SELECT package FROM", "traces");
+        question.that("job = $", job.0);
+        question.that("first <= $", unit);
+        question.that("first + count > $", unit);
+        // With this the index ends the search.
+        question.that("first >= $", unit.saturating_sub(units_max));
+        self.ask(&question.list("seq", TRACES_MAX), |row| Ok(PackageId(unsigned(row, 0)?)))
+    }
+
+    /// Packages of a job with committed results, by their first units, after this one.
+    pub fn packages_of_job(
+        &self,
+        job: JobId,
+        after: Option<(u64, PackageId)>,
+        limit: u32,
+    ) -> Result<Vec<(u64, PackageId)>, StoreError> {
+        let mut question = Question::about("SELECT first, package FROM", "traces");
+        question.that("job = $", job.0);
+        let (first, package) = after.unwrap_or((0, PackageId(0)));
+        let first = question.value(first);
+        question.that(&format!("first >= {first} AND (first > {first} OR package > $)"), package.0);
+        self.ask(&question.list("first, package", limit), |row| {
+            Ok((unsigned(row, 0)?, PackageId(unsigned(row, 1)?)))
+        })
+    }
+
+    /// Where the journal tells of a package, in order.
+    pub fn traces(&self, package: PackageId) -> Result<Vec<u64>, StoreError> {
+        let mut question = Question::about("SELECT seq FROM", "traces");
+        question.that("package = $", package.0);
+        self.ask(&question.list("seq", TRACES_MAX), |row| unsigned(row, 0))
     }
 
     fn ask<T>(

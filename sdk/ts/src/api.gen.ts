@@ -6,12 +6,16 @@ export interface Account {
   available: Amount;
   /** Set aside as stake. */
   bonded: Amount;
-  /** All it was ever paid for work. */
+  /** All it was ever paid for work, what is held back included. */
   earned: Amount;
   /** What its unfinished jobs hold. */
   escrowed: Amount;
   /** The wallet. */
   id: PublicKey;
+  /** Pay that is held back. */
+  pending: Amount;
+  /** When it can be spent, the earliest first. */
+  releases?: PendingPay[];
   /** All rewards it ever got. */
   rewarded: Amount;
   /** All its jobs ever paid. */
@@ -84,12 +88,78 @@ export interface Challenge {
   nonce: string;
 }
 
+/** What a market says of a chain before it draws with its keys. */
+export interface ChallengeChain {
+  /** `K_0`. */
+  anchor: Hash;
+  /** When epoch 1 began, in milliseconds of the Unix epoch. */
+  begins_at_ms: string;
+  /** How long an epoch lasts, in milliseconds. */
+  epoch_ms: string;
+  /** How many epochs there are. */
+  epochs: string;
+  /** Sequence of the event that journals it: later receipts are drawn for with its keys, until a later chain begins. */
+  sequence: string;
+}
+
+/** A chain and what is shown of its keys. */
+export interface ChallengeKeys {
+  /** What was journaled before the first draw. */
+  chain: ChallengeChain;
+  /** The last key that may be known. Earlier epochs' keys are its hashes. */
+  shown?: ShownKey | null;
+}
+
 /** `POST /v1/auth/challenge`. */
 export interface ChallengeRequest {
   /** The wallet that logs in; or a session key that was delegated before. */
   address: PublicKey;
   /** A key that shall act for the wallet. */
   session?: SessionRequest | null;
+}
+
+/**
+ * `GET /v1/challenges`: the chains of keys that checks are drawn with, oldest first; the last one is in use.
+ *
+ * Receipts before the first chain's `sequence` were drawn for with a secret that is never shown.
+ */
+export interface Challenges {
+  /** The chains. */
+  chains: ChallengeKeys[];
+}
+
+export type CheckId = string;
+
+/** One opinion on a package. */
+export interface CheckRecord {
+  /** What it said; absent if the package was settled without it. */
+  agrees?: boolean | null;
+  /** The check. */
+  check: CheckId;
+  /** What was compared and where it first differs. */
+  evidence?: string | null;
+  /** How it came to its opinion: `execution` by somebody else, `canary` (the job's owner knows the outputs) or `algebraic`. */
+  kind: string;
+  /** The digest of the checker's receipt. */
+  receipt?: Hash | null;
+  /** The check whose disagreement it was to decide. */
+  tie_of?: CheckId | null;
+  /** How many units it covers. */
+  units: number;
+  /** Who made it; absent if nobody did. */
+  worker?: PublicKey | null;
+}
+
+/** What opens one chunk of an output. */
+export interface ChunkOpening {
+  /** The chunk's number, from 0: bytes from `65536 · index` on. */
+  index: string;
+  /** The chunk's leaf: SHA-256 of a zero byte and the chunk. */
+  leaf: Hash;
+  /** The output's number. */
+  output: number;
+  /** From the leaf to the output's `chunk_root`. */
+  path: Hash[];
 }
 
 /** How two executions of an output are compared. */
@@ -593,6 +663,8 @@ export interface Ledger {
   held: Amount;
   /** Ever paid to workers. */
   paid: Amount;
+  /** Pay that is held back. */
+  pending: Amount;
   /** Ever refunded. */
   refunded: Amount;
   /** Ever paid as royalties. */
@@ -667,6 +739,24 @@ export interface Needs {
 
 export type Octets = string;
 
+/** What opens one unit of a package, and perhaps one chunk of an output of it. */
+export interface Opening {
+  /** A chunk of an output. */
+  chunk?: ChunkOpening | null;
+  /** What was committed to, in output order. */
+  outputs: OutputCommitment[];
+  /** From the unit's leaf to the package's root. */
+  path: Hash[];
+  /** Its place in the package, from 0. */
+  place: number;
+  /** What the worker signed. */
+  receipt: Receipt;
+  /** Its signature. */
+  signature: Signature;
+  /** The unit's index in its job. */
+  unit: string;
+}
+
 /** What a worker commits to for one output of one unit. */
 export interface OutputCommitment {
   /** The blob with the output's bytes. */
@@ -681,6 +771,26 @@ export interface OutputCommitment {
 export type Override = number | Auto;
 
 export type PackageId = string;
+
+/** A package from its receipt to its end. */
+export interface PackageRecord {
+  /** When that was journaled, in milliseconds of the Unix epoch. */
+  at_ms: string;
+  /** Its job. */
+  job: JobId;
+  /** The package. */
+  package: PackageId;
+  /** The digest of its receipt. */
+  receipt: Hash;
+  /** Sequence of the receipt's event in the journal. */
+  sequence: string;
+  /** What is known of its checks; absent until it is settled, because nobody is to know before who checks what. */
+  settled?: Settlement | null;
+  /** Its units. */
+  units: UnitRun;
+  /** Who computed it. */
+  worker: PublicKey;
+}
 
 /** One page of a list, newest first. */
 export interface Page_Job {
@@ -730,6 +840,31 @@ export interface Page_Job {
     verification: VerificationCounts;
     /** Who worked on it. */
     workers: JobWorker[];
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
+/** One page of a list, newest first. */
+export interface Page_PackageRecord {
+  /** The items. */
+  items: ({
+    /** When that was journaled, in milliseconds of the Unix epoch. */
+    at_ms: string;
+    /** Its job. */
+    job: JobId;
+    /** The package. */
+    package: PackageId;
+    /** The digest of its receipt. */
+    receipt: Hash;
+    /** Sequence of the receipt's event in the journal. */
+    sequence: string;
+    /** What is known of its checks; absent until it is settled, because nobody is to know before who checks what. */
+    settled?: Settlement | null;
+    /** Its units. */
+    units: UnitRun;
+    /** Who computed it. */
+    worker: PublicKey;
   })[];
   /** Pass as `cursor` for the next page; absent on the last one. */
   next?: string | null;
@@ -817,6 +952,8 @@ export interface Page_Worker {
     state: WorkerState;
     /** Consecutive packages that held. */
     streak: number;
+    /** How often its units are executed again, and why. */
+    trust: Trust;
     /** Units accepted from it. */
     units: string;
     /** Whether it is the market's own verifier. */
@@ -858,6 +995,14 @@ export interface Payment {
 
 /** Why money moved. */
 export type PaymentKind = 'deposit' | 'escrow' | 'work' | 'check' | 'treasury' | 'burn' | 'refund' | 'bond' | 'unbond' | 'reward' | 'royalty';
+
+/** Pay that is held back until a verdict could not take it any more. */
+export interface PendingPay {
+  /** How much. */
+  amount: Amount;
+  /** When it can be spent. */
+  free_at: string;
+}
 
 /** The class a job is served in. A higher one may reclaim devices from a lower one. */
 export type Priority = 'low' | 'normal' | 'high' | 'urgent';
@@ -1101,6 +1246,28 @@ export interface SessionRequest {
   lifetime_s: number;
 }
 
+/** How a package was checked, and how that ended. */
+export interface Settlement {
+  /** Whether its results stand. */
+  accepted: boolean;
+  /** Its checks, in the order in which they were planned; without canaries that agreed, which the job's owner keeps to itself. */
+  checks: CheckRecord[];
+  /** What its checks were drawn from; absent where nothing was drawn, as of units that several owners compute at the same time. */
+  draw?: Hash | null;
+  /** Places of the drawn units in the package, from 0, ascending. */
+  drawn: number[];
+  /** Why they do not: `outvoted`, `verifier_disagrees` or `unverifiable`. */
+  verdict?: string | null;
+}
+
+/** A key that draws nothing any more. */
+export interface ShownKey {
+  /** Its epoch, from 1. */
+  epoch: string;
+  /** The key. */
+  key: Hash;
+}
+
 export type Signature = string;
 
 /** A receipt with its signature and what its Merkle root covers. */
@@ -1201,6 +1368,23 @@ export interface Tolerance {
   rel?: number;
 }
 
+/**
+ * How often a worker's units are executed again: with the greatest of `record_ppm`, `floor_ppm`, the job's `rate_min` and, at a
+ * unit price of `u`, `u / (u + loss)`. Rates are parts per million.
+ */
+export interface Trust {
+  /** The market's floor. */
+  floor_ppm: number;
+  /** What its owner would lose at least if it were found out. */
+  loss: Amount;
+  /** The same of all workers of its owner together. */
+  owner_streak: number;
+  /** Always until both are 10 (`trust_after_packages`), then one in as many as the shorter one. */
+  record_ppm: number;
+  /** Valid packages in a row, since the last suspicion against its owner. */
+  worker_streak: number;
+}
+
 /** One unit of `GET /v1/jobs/{id}/units`. */
 export interface Unit {
   /** Who re-executed it and agreed. */
@@ -1229,6 +1413,16 @@ export interface UnitOutputs {
   outputs: OutputCommitment[];
   /** The unit's index. */
   unit: string;
+}
+
+/** `GET /v1/jobs/{job}/units/{unit}/proof`. */
+export interface UnitProof {
+  /** What a worker committed to. It can be checked without the market. */
+  opening: Opening;
+  /** What became of the package, as the market's journal has it. */
+  package: PackageRecord;
+  /** Packages before it that held the unit and were rejected, oldest first. */
+  rejected?: PackageRecord[];
 }
 
 /** A contiguous run of units of one job. */
@@ -1318,6 +1512,8 @@ export interface Worker {
   state: WorkerState;
   /** Consecutive packages that held. */
   streak: number;
+  /** How often its units are executed again, and why. */
+  trust: Trust;
   /** Units accepted from it. */
   units: string;
   /** Whether it is the market's own verifier. */

@@ -9,6 +9,7 @@ import type {
   BlobsAnswer,
   Challenge,
   ChallengeRequest,
+  Challenges,
   Health,
   HeartbeatAnswer,
   HeartbeatRequest,
@@ -20,6 +21,7 @@ import type {
   Ledger,
   LoginRequest,
   MarketInfo,
+  PackageRecord,
   Page,
   Payment,
   Problem,
@@ -29,6 +31,7 @@ import type {
   Session,
   SessionRequest,
   Unit,
+  UnitProof,
   Worker,
 } from './api.js';
 import { batchOf } from './batch.js';
@@ -148,6 +151,23 @@ export class Client {
 
   units(job: string, options: { cursor?: string } = {}): Promise<Page<Unit>> {
     return this.#json(`/v1/jobs/${job}/units${query(options)}`);
+  }
+
+  /** What a worker committed to for a unit, perhaps with a chunk of an output opened; check it with `openingFault`. */
+  proof(job: string, unit: string, chunk: { output?: number; chunk?: string } = {}): Promise<UnitProof> {
+    return this.#json(
+      `/v1/jobs/${job}/units/${unit}/proof${query({ output: chunk.output?.toString(), chunk: chunk.chunk })}`,
+    );
+  }
+
+  /** What became of a job's packages, by their first units. */
+  packages(job: string, options: { cursor?: string } = {}): Promise<Page<PackageRecord>> {
+    return this.#json(`/v1/jobs/${job}/packages${query(options)}`);
+  }
+
+  /** The keys that checks were drawn with, as far as they are over. */
+  challenges(): Promise<Challenges> {
+    return this.#json('/v1/challenges');
   }
 
   cancel(job: string): Promise<Job> {

@@ -76,6 +76,11 @@ impl Deciding<'_> {
             Command::Commit { receipt, signature, units, seed } => {
                 self.commit(*receipt, signature, units, seed)
             }
+            Command::AnchorChallenges { anchor, epoch_ms, epochs } => {
+                assert!(epoch_ms > 0 && epochs > 0, "a chain has epochs that last");
+                self.emit(Event::ChallengesAnchored { anchor, epoch_ms, epochs });
+                Ok(Answer::Done)
+            }
             Command::RecordOpinion { check, agrees, evidence } => {
                 self.record_opinion(check, agrees, evidence)
             }

@@ -1,6 +1,6 @@
 //! Receipts: from a commitment to the draw of its checks.
 
-use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature};
+use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature, challenge};
 
 use super::Deciding;
 use crate::{
@@ -68,7 +68,7 @@ impl Deciding<'_> {
         self.emit(Event::ReceiptCommitted { receipt, signature, outputs, work });
         match work {
             Work::Package { package, .. } => {
-                let draw = Hash::of_parts(&[&seed.0, &sequence.to_le_bytes()]);
+                let draw = challenge::draw(&seed, sequence);
                 self.draw(package, draw);
                 self.compare_replicas(package);
             }
@@ -144,9 +144,9 @@ impl Deciding<'_> {
                 let trust = terms.rate_ppm(rate_min_ppm);
                 let units: Vec<u64> = run
                     .units()
-                    .enumerate()
-                    .filter(|(i, _)| drawn(&draw, *i, trust))
-                    .map(|(_, unit)| unit)
+                    .zip(0..)
+                    .filter(|(_, place)| challenge::is_drawn(&draw, *place, trust))
+                    .map(|(unit, _)| unit)
                     .collect();
                 if units.is_empty() { vec![] } else { vec![units] }
             }
@@ -225,17 +225,4 @@ impl Deciding<'_> {
         };
         self.decide_check(id, agrees, evidence);
     }
-}
-
-/// Whether unit number `index` of a package is drawn at a rate of `rate_ppm`: word `index` of the stream
-/// SHA-256(draw ‖ block number), taken as a fraction of 2³², is below the rate.
-fn drawn(draw: &Hash, index: usize, rate_ppm: u32) -> bool {
-    if rate_ppm >= 1_000_000 {
-        return true;
-    }
-    let (block, word) = (index / 8, index % 8);
-    let hash = Hash::of_parts(&[&draw.0, &(block as u64).to_le_bytes()]);
-    let bytes = hash.0[word * 4..word * 4 + 4].try_into().expect("four bytes");
-    let value = u64::from(u32::from_le_bytes(bytes));
-    value * 1_000_000 < u64::from(rate_ppm) << 32
 }

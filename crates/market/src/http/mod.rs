@@ -9,6 +9,7 @@ mod health;
 mod jobs;
 mod leases;
 mod payments;
+mod proofs;
 mod receipts;
 mod results;
 mod web;
@@ -24,7 +25,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use store::{BlobStore, ReadModel};
+use store::{BlobStore, Journal, ReadModel};
 use tokio::sync::{Semaphore, watch};
 use utoipa::{
     Modify, OpenApi,
@@ -71,6 +72,8 @@ pub(crate) struct App {
     pub blobs: Arc<BlobStore>,
     /// The market's secrets.
     pub secrets: Secrets,
+    /// What checks are drawn with.
+    pub challenges: Arc<crate::challenges::Challenges>,
     /// What operators measure.
     pub metrics: Arc<Metrics>,
     /// How fast each caller may ask.
@@ -89,6 +92,8 @@ pub(crate) struct App {
     pub journal_file: Option<std::path::PathBuf>,
     /// Jobs that the state has let go.
     pub archives: Arc<Archives>,
+    /// For what is told event by event.
+    pub journal: Mutex<Journal>,
     /// Output lengths of jobs that receipts name.
     pub output_lengths: receipts::OutputLengths,
     /// Programs being compiled.
@@ -134,6 +139,7 @@ impl App {
         (name = "jobs", description = "Work to be done"),
         (name = "workers", description = "Devices that do it"),
         (name = "payments", description = "Where the money went"),
+        (name = "proofs", description = "That work was done and checked"),
     ),
 )]
 struct Document;
@@ -195,6 +201,9 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(jobs::resume))
         .routes(routes!(jobs::units))
         .routes(routes!(results::result))
+        .routes(routes!(proofs::challenges))
+        .routes(routes!(proofs::proof))
+        .routes(routes!(proofs::packages))
         .routes(routes!(workers::announce, workers::list))
         .routes(routes!(workers::get))
         .routes(routes!(workers::heartbeat))

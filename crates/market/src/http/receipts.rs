@@ -264,7 +264,8 @@ fn check(app: &App, signed: SignedReceipt) -> Result<(Command, u32, Unknown), Fa
         }
     }
     let count = receipt.units;
-    let seed = app.secrets.challenge_seed(&receipt.digest());
+    // Which key it is drawn with depends on when it is decided: the committer makes the seed of the digest.
+    let seed = receipt.digest();
     let units = leaves.into_iter().map(|leaf| (leaf.unit, leaf.outputs)).collect();
     Ok((Command::Commit { receipt: Box::new(receipt), signature, units, seed }, count, unknown))
 }

@@ -31,7 +31,7 @@ async fn the_market_tells_what_it_is() {
     assert_eq!(market.market, rig.market.key().public());
     assert_eq!(market.provider_bps + market.treasury_bps + market.burn_bps, 10_000);
     let health: api::Health = rig.get("/v1/health").await;
-    assert_eq!((health.status.as_str(), health.seq), ("ok", 0));
+    assert_eq!((health.status.as_str(), health.seq), ("ok", 1), "founded, and its challenges anchored");
     let metrics = rig.http.get(rig.url("/metrics")).send().await.expect("an answer");
     assert!(metrics.text().await.expect("text").contains("plexus_journal_events_total"));
     for path in ["/", "/contribute"] {

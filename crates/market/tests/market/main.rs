@@ -13,6 +13,7 @@ mod events;
 mod judge;
 mod limits;
 mod lists;
+mod proofs;
 mod rig;
 mod spine;
 mod tls;

@@ -21,7 +21,7 @@ impl File {
         if version != SCHEMA_VERSION {
             connection.execute_batch(
                 "DROP TABLE IF EXISTS watermark; DROP TABLE IF EXISTS jobs; DROP TABLE IF EXISTS workers;
-                 DROP TABLE IF EXISTS movements;",
+                 DROP TABLE IF EXISTS movements; DROP TABLE IF EXISTS traces;",
             )?;
         }
         connection.execute_batch(
@@ -39,7 +39,11 @@ impl File {
                 account BLOB NOT NULL, job INTEGER, package INTEGER, worker BLOB, amount BLOB NOT NULL,
                 treasury BLOB NOT NULL, burned BLOB NOT NULL, PRIMARY KEY(seq, part)) WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS movements_by_account ON movements(account, seq);
-             CREATE INDEX IF NOT EXISTS movements_by_job ON movements(job, seq) WHERE job IS NOT NULL;",
+             CREATE INDEX IF NOT EXISTS movements_by_job ON movements(job, seq) WHERE job IS NOT NULL;
+             CREATE TABLE IF NOT EXISTS traces(
+                package INTEGER NOT NULL, seq INTEGER NOT NULL, job INTEGER NOT NULL, first INTEGER, count INTEGER,
+                PRIMARY KEY(package, seq)) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS traces_by_job ON traces(job, first) WHERE first IS NOT NULL;",
         )?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(Self { connection })
@@ -47,7 +51,8 @@ impl File {
 
     pub(super) fn clear(&mut self) -> Result<(), StoreError> {
         self.connection.execute_batch(
-            "BEGIN; DELETE FROM watermark; DELETE FROM jobs; DELETE FROM workers; DELETE FROM movements; COMMIT;",
+            "BEGIN; DELETE FROM watermark; DELETE FROM jobs; DELETE FROM workers; DELETE FROM movements;
+             DELETE FROM traces; COMMIT;",
         )?;
         Ok(())
     }
@@ -124,6 +129,13 @@ impl File {
                     m.treasury.0.to_be_bytes(),
                     m.burned.0.to_be_bytes(),
                 ])?;
+            }
+            let mut trace = transaction.prepare_cached(
+                "INSERT INTO traces(package, seq, job, first, count) VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            )?;
+            for row in &batch.traces {
+                let (first, count) = row.run.map(|run| (run.first, run.count)).unzip();
+                trace.execute(params![row.package.0, row.seq, row.job.0, first, count])?;
             }
             transaction
                 .prepare_cached(

@@ -27,6 +27,7 @@ struct Statements {
     archived: String,
     workers: String,
     movements: String,
+    traces: String,
     advance: String,
 }
 
@@ -60,6 +61,14 @@ impl Server {
             format!(
                 "CREATE INDEX IF NOT EXISTS movements_by_job ON {schema}.movements(job, seq) WHERE job IS NOT NULL"
             ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS {schema}.traces(
+                    package BIGINT NOT NULL, seq BIGINT NOT NULL, job BIGINT NOT NULL, first BIGINT, count BIGINT,
+                    PRIMARY KEY(package, seq))"
+            ),
+            format!(
+                "CREATE INDEX IF NOT EXISTS traces_by_job ON {schema}.traces(job, first) WHERE first IS NOT NULL"
+            ),
         ];
         server.prepare("read model", &schema, SCHEMA_VERSION, &tables)?;
         Ok(Self { server, prefix: format!("{schema}."), statements: Statements::of(&schema) })
@@ -67,7 +76,7 @@ impl Server {
 
     pub(super) fn clear(&mut self) -> Result<(), StoreError> {
         let p = &self.prefix;
-        let sql = format!("TRUNCATE {p}watermark, {p}jobs, {p}workers, {p}movements");
+        let sql = format!("TRUNCATE {p}watermark, {p}jobs, {p}workers, {p}movements, {p}traces");
         self.server.repeat(LONG_CALL_MAX, async |session| session.client.batch_execute(&sql).await)
     }
 
@@ -75,6 +84,7 @@ impl Server {
         let seq = integer(seq);
         let (jobs, ended, archived) = (Jobs::of(batch), Ended::of(batch), Archived::of(batch));
         let (workers, movements) = (Workers::of(batch), Movements::of(batch));
+        let traces = Traces::of(batch);
         let sql = &self.statements;
         let changes: Vec<(&str, Vec<&(dyn ToSql + Sync)>)> = [
             (batch.jobs.is_empty(), &sql.jobs, jobs.params()),
@@ -82,6 +92,7 @@ impl Server {
             (batch.archived.is_empty(), &sql.archived, archived.params()),
             (batch.workers.is_empty(), &sql.workers, workers.params()),
             (batch.movements.is_empty(), &sql.movements, movements.params()),
+            (batch.traces.is_empty(), &sql.traces, traces.params()),
             (false, &sql.advance, vec![&seq as &(dyn ToSql + Sync)]),
         ]
         .into_iter()
@@ -165,6 +176,12 @@ impl Statements {
                     CAST($10 AS BYTEA[]), CAST($11 AS BYTEA[]))
                  ON CONFLICT (seq, part) DO NOTHING"
             ),
+            traces: format!(
+                "INSERT INTO {schema}.traces(package, seq, job, first, count)
+                 SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BIGINT[]), CAST($3 AS BIGINT[]), CAST($4 AS BIGINT[]),
+                    CAST($5 AS BIGINT[]))
+                 ON CONFLICT (package, seq) DO NOTHING"
+            ),
             advance: format!(
                 "INSERT INTO {schema}.watermark(one, seq) VALUES(1, $1)
                  ON CONFLICT (one) DO UPDATE SET seq = excluded.seq"
@@ -240,6 +257,14 @@ columns! { Movements of movements as m,
     amount: Vec<u8> = m.amount.0.to_be_bytes().to_vec(),
     treasury: Vec<u8> = m.treasury.0.to_be_bytes().to_vec(),
     burned: Vec<u8> = m.burned.0.to_be_bytes().to_vec(),
+}
+
+columns! { Traces of traces as row,
+    package: i64 = integer(row.package.0),
+    seq: i64 = integer(row.seq),
+    job: i64 = integer(row.job.0),
+    first: Option<i64> = row.run.map(|run| integer(run.first)),
+    count: Option<i64> = row.run.map(|run| i64::from(run.count)),
 }
 
 impl Columns for Row {
