@@ -7,6 +7,7 @@ mod arguments;
 mod device;
 mod exit;
 mod job_commands;
+mod proof_commands;
 mod quote;
 mod results;
 mod say;
@@ -43,6 +44,9 @@ enum Command {
     /// List, watch, cancel jobs and fetch their results
     #[command(subcommand)]
     Job(job_commands::Command),
+    /// Show and check that units were computed, and that their checks were drawn fairly
+    #[command(subcommand)]
+    Proof(proof_commands::Command),
     /// Make and look at the key that owns tokens
     #[command(subcommand)]
     Wallet(wallet_commands::Command),
@@ -105,6 +109,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Submit(options) => block_on(submit::run(options)),
         Command::Quote(options) => block_on(quote::run(options)),
         Command::Job(command) => block_on(job_commands::run(command)),
+        Command::Proof(command) => block_on(proof_commands::run(command)),
         Command::Wallet(command) => block_on(wallet_commands::run(command)),
     }
 }
@@ -127,6 +132,7 @@ impl Command {
             Self::Submit(options) => options.json,
             Self::Quote(options) => options.json,
             Self::Job(command) => command.json(),
+            Self::Proof(command) => command.json(),
             Self::Wallet(command) => command.json(),
             Self::Device(options) => options.json,
             Self::Sim(options) => options.json,

@@ -120,6 +120,43 @@ fn exit_codes_say_what_kind_of_failure_it_was() {
 }
 
 #[test]
+fn openings_are_verified_without_a_market() {
+    let home = tempfile::tempdir().unwrap();
+    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/openings.json");
+    let vectors: serde_json::Value = serde_json::from_slice(&std::fs::read(vectors).unwrap()).unwrap();
+    let case = &vectors["openings"][0];
+    let (market, worker) = (case["market"].as_str().unwrap(), case["worker"].as_str().unwrap());
+    let opening = &case["opening"];
+    std::fs::write(home.path().join("proof.json"), opening.to_string()).unwrap();
+    // The bytes that the vectors are made of: output 1 of unit 41, from its third chunk on.
+    let chunk: Vec<u8> = (131_072..131_172_u64).map(|i| (i * 31 + 7 * 41 + 1) as u8).collect();
+    std::fs::write(home.path().join("chunk"), &chunk).unwrap();
+    std::fs::write(home.path().join("other"), &chunk[1..]).unwrap();
+    let check = |arguments: &[&str], code: i32, says: &str| {
+        let output = plexus(home.path(), &[&["proof", "verify", "proof.json"], arguments].concat());
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(all.contains(says), "{arguments:?}: {all}");
+    };
+    check(
+        &["--market-key", market, "--worker-key", worker],
+        0,
+        opening["outputs"][0]["blob"].as_str().unwrap(),
+    );
+    check(&["--market-key", market, "--bytes", "chunk"], 0, "these are its bytes");
+    check(&["--market-key", market, "--bytes", "other"], 1, "not the chunk's bytes");
+    check(&["--market-key", worker], 1, "another market");
+    check(&["--market-key", market, "--worker-key", market], 1, "another worker");
+    check(&[], 1, "--market-key");
+    let mut changed = opening.clone();
+    changed["outputs"][0]["length"] = "13".into();
+    std::fs::write(home.path().join("proof.json"), changed.to_string()).unwrap();
+    check(&["--market-key", market], 1, "the unit with these outputs is not at that place");
+    std::fs::write(home.path().join("proof.json"), "{}").unwrap();
+    check(&["--market-key", market], 1, "plexus proof show");
+}
+
+#[test]
 fn devices_are_shown_without_complaints_of_their_drivers() {
     let home = tempfile::tempdir().unwrap();
     let output = command(home.path(), &["device", "--json"]).env_remove("XDG_RUNTIME_DIR").output().unwrap();
