@@ -123,6 +123,7 @@ pub async fn prepare(owner: &Client, units: u64, package_units: u32) -> Result<J
         deadline_in_s: None,
         attempts_max: None,
         canaries: vec![],
+        sealed: None,
     })
 }
 

@@ -8,6 +8,8 @@
 
 #[path = "../argmax_i32/reference.rs"]
 pub mod argmax_i32;
+#[path = "../chacha20/reference.rs"]
+pub mod chacha20;
 #[path = "../conv2d_i8/reference.rs"]
 pub mod conv2d_i8;
 #[path = "../matmul_i8/reference.rs"]
@@ -55,12 +57,14 @@ pub const SOFTMAX_I32: Kernel = kernel!("softmax_i32");
 pub const NORM_I8: Kernel = kernel!("norm_i8");
 /// Index of the largest value of each row.
 pub const ARGMAX_I32: Kernel = kernel!("argmax_i32");
+/// ChaCha20 of RFC 8439: decrypts sealed inputs on the device.
+pub const CHACHA20: Kernel = kernel!("chacha20");
 /// A tile of a path-traced picture.
 pub const PATH_TRACE: Kernel = kernel!("path_trace");
 
 /// Every kernel of the library.
-pub const KERNELS: [Kernel; 7] =
-    [MATMUL_I8, CONV2D_I8, REQUANT_I8, SOFTMAX_I32, NORM_I8, ARGMAX_I32, PATH_TRACE];
+pub const KERNELS: [Kernel; 8] =
+    [MATMUL_I8, CONV2D_I8, REQUANT_I8, SOFTMAX_I32, NORM_I8, ARGMAX_I32, PATH_TRACE, CHACHA20];
 
 /// WGSL functions that stand in for `dot4I8Packed` and its like, to be put behind a kernel's text where a compiler lacks them.
 pub const PACKED_4X8: &str = include_str!("../packed_4x8/packed_4x8.wgsl");

@@ -3,12 +3,13 @@
 //! `tests/vectors/kernels.json` holds [`all`] as JSON; the native and the browser tests run it on their GPUs. After a deliberate
 //! change `cargo run -p plexus-kernels --example vectors` writes it again.
 
+use crate::chacha20::chacha20;
 use crate::conv2d_i8::{Shape, conv2d_i8};
 use crate::norm_i8::{Gain, Norm, norm_i8};
 use crate::path_trace::{Rounding, Scene, Tile, path_trace};
 use crate::requant_i8::{Factor, requant_i8};
 use crate::{
-    ARGMAX_I32, CONV2D_I8, Kernel, MATMUL_I8, NORM_I8, PATH_TRACE, REQUANT_I8, SOFTMAX_I32,
+    ARGMAX_I32, CHACHA20, CONV2D_I8, Kernel, MATMUL_I8, NORM_I8, PATH_TRACE, REQUANT_I8, SOFTMAX_I32,
     argmax_i32::argmax_i32, matmul_i8::matmul_i8, softmax_i32::softmax_i32,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -187,6 +188,9 @@ pub fn all() -> Vec<Vector> {
             8,
             lowest_or_highest,
         ),
+        cipher("chacha20 a short last block", 28, 64, 1),
+        cipher("chacha20 longer than the workgroup", 16 * 70 + 5, 8, 0),
+        cipher("chacha20 the number of the block wraps", 48, 4, u32::MAX),
         requant("requant_i8 hidden layer", [8, 96], 64, true, |i, seed| {
             let sum = (seed >> 8) as i32 % 100_000;
             (sum, Factor { multiplier: (1 << 30) | (seed >> 2), shift: 36 + i as u32 % 8 })
@@ -318,6 +322,24 @@ fn edge(i: usize, seed: u32) -> (i32, Factor) {
     let sums = [i32::MIN, -1, 0, 1, 127, 1 << 16, i32::MAX - 1, i32::MAX];
     let multiplier = [0, 1, (1 << 31) - 1, 1 << 30, seed >> 1][i % 5];
     (sums[seed as usize % 8] ^ (seed >> 20) as i32, Factor { multiplier, shift: 1 + i as u32 % 62 })
+}
+
+fn cipher(name: &str, count: usize, workgroup: usize, first: u32) -> Vector {
+    let x: Vec<u32> = words(count).collect();
+    let stream: Vec<u32> = words(11).chain([first]).collect();
+    let key = stream[..8].try_into().expect("eight words");
+    let nonce = stream[8..11].try_into().expect("three words");
+    let y = chacha20(&x, key, nonce, first);
+    Vector {
+        overrides: overrides(&[("WORDS", count), ("WORKGROUP", workgroup)]),
+        buffers: vec![
+            input(Dtype::U32, &[count], bytes(&x, u32::to_le_bytes)),
+            input(Dtype::U32, &[12], bytes(&stream, u32::to_le_bytes)),
+            exact(Dtype::U32, &[count], bytes(&y, u32::to_le_bytes)),
+        ],
+        dispatch: [count.div_ceil(16).div_ceil(workgroup) as u32, 1, 1],
+        ..vector(name, CHACHA20)
+    }
 }
 
 fn requant(

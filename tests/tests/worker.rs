@@ -268,6 +268,7 @@ impl World {
             deadline_in_s: None,
             attempts_max: None,
             canaries: vec![],
+            sealed: None,
         };
         self.client.submit(&request).await.unwrap().id
     }
@@ -582,6 +583,7 @@ async fn units_of_a_later_stage_read_what_those_of_an_earlier_one_put_out() {
         deadline_in_s: None,
         attempts_max: None,
         canaries: vec![],
+        sealed: None,
     };
     let id = world.client.submit_graph(&request).await.unwrap().id;
     world.job(id, "both stages", |job| job.state == JobState::Done).await;

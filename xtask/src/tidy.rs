@@ -49,7 +49,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "plexus-store",
         ],
     ),
-    ("plexus-worker", &["plexus-protocol", "plexus-program", "plexus-gpu", "plexus-api", "plexus-client"]),
+    (
+        "plexus-worker",
+        &[
+            "plexus-protocol",
+            "plexus-program",
+            "plexus-seal",
+            "plexus-kernels",
+            "plexus-gpu",
+            "plexus-api",
+            "plexus-client",
+        ],
+    ),
     // What puts them together may use all of them.
     ("plexus", &["*"]),
     ("plexus-tests", &["*"]),

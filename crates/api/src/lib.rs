@@ -7,12 +7,14 @@
 mod economics;
 mod problem;
 mod proof;
+mod sealed;
 
 use std::collections::BTreeMap;
 
 use protocol::{
-    Amount, DeviceFacts, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment, PackageId, PublicKey,
-    Receipt, Signature, UnitId, UnitRun, WorkerKind, WorkerOffer, manifest::JobKind,
+    Amount, DeviceFacts, Envelope, Hash, InputSplit, JobId, LeaseId, Manifest, OutputCommitment, PackageId,
+    PublicKey, Receipt, Signature, SignedSealingKey, UnitId, UnitRun, WorkerKind, WorkerOffer,
+    manifest::JobKind,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,6 +26,7 @@ pub use economics::{
 pub use problem::{Problem, code};
 pub use proof::{ChallengeKeys, Challenges, CheckRecord, PackageRecord, Settlement, ShownKey, UnitProof};
 pub use protocol::JoinSpec;
+pub use sealed::{Reservation, ReservationRequest, SealedRequest, SealingKeyRequest, WorkerEnvelope};
 
 /// The media type of [`Problem`] bodies.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -238,6 +241,9 @@ pub struct JobRequest {
     /// Units whose outputs the submitter knows, at most 1 000; nobody else is told which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
+    /// Whom it is sealed to; then its inputs are sealed, each unit's part on its own, and its outputs will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedRequest>,
 }
 
 /// `POST /v1/jobs` for a job of several stages, or one that is run again and again. Every blob it names must have been
@@ -273,6 +279,9 @@ pub struct GraphRequest {
     /// Units whose outputs the submitter knows, at most 1 000; nobody else is told which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
+    /// Whom it is sealed to; then its inputs are sealed, each unit's part on its own, and its outputs will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealedRequest>,
 }
 
 /// A unit whose outputs the submitter knows: they are compared with whatever a worker commits to. What differs is one opinion,
@@ -300,6 +309,30 @@ pub struct KnownOutput {
     pub length: u64,
 }
 
+impl JobRequest {
+    /// The least that a job is: a program and its number of units, without inputs, at the market's price.
+    pub fn new(name: String, manifest: Manifest, units: u64) -> Self {
+        Self {
+            name,
+            manifest,
+            units,
+            inputs: Vec::new(),
+            joins: Vec::new(),
+            unit_price: None,
+            priority: Priority::default(),
+            royalty: None,
+            budget: None,
+            package_units: None,
+            devices: 1,
+            replicas: 1,
+            deadline_in_s: None,
+            attempts_max: None,
+            canaries: Vec::new(),
+            sealed: None,
+        }
+    }
+}
+
 impl From<JobRequest> for GraphRequest {
     /// The job of one nameless stage that a plain request asks for.
     fn from(plain: JobRequest) -> Self {
@@ -323,6 +356,7 @@ impl From<JobRequest> for GraphRequest {
             deadline_in_s: plain.deadline_in_s,
             attempts_max: plain.attempts_max,
             canaries: plain.canaries,
+            sealed: plain.sealed,
         }
     }
 }
@@ -685,6 +719,9 @@ pub struct Job {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
+    /// The workers that can read it, where it is sealed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sealed_to: Vec<PublicKey>,
 }
 
 /// Where a unit is.
@@ -812,6 +849,9 @@ pub struct Worker {
     pub leases: u32,
     /// When it was last heard.
     pub seen_at: Time,
+    /// What can be sealed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing_key: Option<SignedSealingKey>,
 }
 
 /// `POST /v1/workers/{id}/heartbeat`.
@@ -894,6 +934,9 @@ pub struct Lease {
     pub inputs: Vec<LeaseInput>,
     /// When the lease ends unless a heartbeat renews it, in milliseconds from now.
     pub expires_in_ms: u32,
+    /// The content key of a sealed job, for this worker: its inputs are sealed, and its outputs are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<Envelope>,
 }
 
 /// Where an input's bytes come from.

@@ -17,9 +17,9 @@ use api::{
     Account, AnnounceRequest, Challenges, DepositRequest, GraphRequest, Health, HeartbeatAnswer,
     HeartbeatRequest, Job, JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo,
     PackageRecord, Page, Payment, Quote, RatingRequest, ReceiptsAnswer, ReceiptsRequest, ReleaseRequest,
-    ResumeRequest, StakeRequest, Unit, UnitProof, Worker,
+    Reservation, ReservationRequest, ResumeRequest, SealingKeyRequest, StakeRequest, Unit, UnitProof, Worker,
 };
-use protocol::{Amount, JobId, LeaseId, PublicKey, SecretKey, UnitId};
+use protocol::{Amount, JobId, LeaseId, PublicKey, ReservationId, SecretKey, UnitId};
 use reqwest::Url;
 
 pub use error::Error;
@@ -287,6 +287,24 @@ impl Client {
         let id = self.key().ok_or(Error::NoKey)?.public();
         let call = Call::post(format!("/v1/workers/{id}/heartbeat"), request);
         self.json(&call.signed_in().repeatable()).await
+    }
+
+    /// Says what can be sealed to this key's worker.
+    pub async fn give_sealing_key(&self, request: &SealingKeyRequest) -> Result<(), Error> {
+        let id = self.key().ok_or(Error::NoKey)?.public();
+        let call = Call::post(format!("/v1/workers/{id}/sealing-key"), request);
+        self.send(&call.signed_in().repeatable()).await.map(drop)
+    }
+
+    /// Keeps workers for a job that will be sealed to them.
+    pub async fn reserve(&self, request: &ReservationRequest) -> Result<Reservation, Error> {
+        self.json(&Call::post("/v1/reservations", request).signed_in()).await
+    }
+
+    /// Lets reserved workers go.
+    pub async fn end_reservation(&self, id: ReservationId) -> Result<(), Error> {
+        let call = Call::post(format!("/v1/reservations/{id}/end"), &serde_json::json!({}));
+        self.send(&call.signed_in()).await.map(drop)
     }
 
     /// Takes this key's worker out of the market.

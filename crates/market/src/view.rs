@@ -486,6 +486,7 @@ fn job_of(state: &State, id: JobId, job: &engine::Job, now_ms: u64) -> Job {
             .collect(),
         submitted_at: rfc3339(job.submitted_at_ms),
         ended_at: job.ended_at_ms.map(rfc3339),
+        sealed_to: job.sealed.iter().flat_map(|sealed| sealed.keys().copied()).collect(),
     }
 }
 
@@ -585,6 +586,7 @@ pub fn worker(state: &State, id: PublicKey, now_ms: u64) -> Option<Worker> {
         ask: worker.offer.ask,
         leases: worker.leases.len() as u32,
         seen_at: rfc3339(worker.seen_at_ms),
+        sealing_key: worker.sealing,
     })
 }
 
@@ -673,6 +675,7 @@ pub(crate) fn lease(state: &State, now_ms: u64, id: LeaseId) -> Option<Lease> {
         units,
         unit_base,
         expires_in_ms: u32::try_from(lease.deadline_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX),
+        envelope: state.envelope(lease.job, &lease.worker),
     })
 }
 

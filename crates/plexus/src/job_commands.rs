@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     arguments::{MarketArgument, WalletArgument},
     exit::{Exit, Failure},
-    results, say,
+    results, say, sealed,
     signals::Interrupts,
 };
 
@@ -250,7 +250,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                 say::out(&why(&job));
             }
         }
-        Command::Fetch { id, out, partial, market, wallet: _, json } => {
+        Command::Fetch { id, out, partial, market, wallet, json } => {
             let client = market.anonymous()?;
             let job = find(&client, id).await?;
             if job.state != JobState::Done && !partial {
@@ -268,7 +268,8 @@ pub async fn run(command: Command) -> Result<ExitCode, Failure> {
                     .fix(format!("{next}--partial writes what is there")));
             }
             let out = out.unwrap_or_else(|| PathBuf::from(id.to_string()));
-            let files = results::fetch(&client, &job, &out).await?;
+            let keys = sealed::folder_of(&wallet.file()?);
+            let files = results::fetch(&client, &job, &keys, &out).await?;
             if json {
                 say::json(&json!({ "id": id, "files": files }));
             } else {

@@ -11,6 +11,7 @@ mod proof_commands;
 mod quote;
 mod results;
 mod say;
+mod sealed;
 mod signals;
 mod sim;
 mod submit;

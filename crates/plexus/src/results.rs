@@ -14,7 +14,7 @@ use job::{JoinError, join};
 use protocol::{Hash, JobId, JoinSpec, OutputCommitment};
 use serde::Serialize;
 
-use crate::{exit::Failure, say};
+use crate::{exit::Failure, say, sealed::Opener};
 
 /// Blobs fetched at the same time.
 const FETCHES_AT_ONCE: usize = 8;
@@ -68,18 +68,23 @@ async fn stage_units(client: &Client, job: &Job, stage: Option<&str>) -> Result<
 }
 
 /// Writes a job's result files to `out`: the joined ones, or every unit's outputs where the job joins none.
-pub async fn fetch(client: &Client, job: &Job, out: &Path) -> Result<Vec<ResultFile>, Failure> {
+///
+/// Those of a sealed job are opened with the key in the folder `keys`.
+pub async fn fetch(client: &Client, job: &Job, keys: &Path, out: &Path) -> Result<Vec<ResultFile>, Failure> {
+    let opener = Opener::of(client, job, keys).await?;
+    let opener = opener.as_ref();
     fs::create_dir_all(out)
         .map_err(|error| Failure::new(format!("failed to make the folder {}: {error}", out.display())))?;
     let mut files = Vec::new();
-    for spec in &job.joins {
-        files.push(fetch_joined(client, job, spec, out).await?);
+    let joins = opener.map_or(&job.joins, |opener| &opener.joins);
+    for spec in joins {
+        files.push(fetch_joined(client, job, opener, spec, out).await?);
     }
-    if job.joins.is_empty() {
+    if joins.is_empty() {
         let stage = job.stages.last().map(|stage| stage.name.as_str());
         for unit in stage_units(client, job, stage).await? {
             for (number, output) in unit.outputs.iter().enumerate() {
-                let bytes = fetch_output(client, output).await?;
+                let bytes = fetch_output(client, opener, unit.index, number, output).await?;
                 let name = format!("unit-{}-output-{number}.bin", unit.index);
                 files.push(write(out, &name, &bytes, 0, None)?);
             }
@@ -91,6 +96,7 @@ pub async fn fetch(client: &Client, job: &Job, out: &Path) -> Result<Vec<ResultF
 async fn fetch_joined(
     client: &Client,
     job: &Job,
+    opener: Option<&Opener>,
     spec: &JoinSpec,
     out: &Path,
 ) -> Result<ResultFile, Failure> {
@@ -110,13 +116,19 @@ async fn fetch_joined(
     let wanted: Vec<(u64, OutputCommitment)> =
         units.iter().filter_map(|unit| Some((unit.index, *unit.outputs.get(output)?))).collect();
     let fetched: BTreeMap<u64, Bytes> = stream::iter(wanted)
-        .map(|(unit, output)| async move { fetch_output(client, &output).await.map(|bytes| (unit, bytes)) })
+        .map(|(unit, of_unit)| async move {
+            fetch_output(client, opener, unit, output, &of_unit).await.map(|bytes| (unit, bytes))
+        })
         .buffer_unordered(FETCHES_AT_ONCE)
         .try_collect()
         .await?;
     let mut beside = BTreeMap::new();
     for blob in spec.blobs() {
-        beside.insert(blob, client.blob(&blob, BLOB_BYTES_MAX).await?);
+        let bytes = match opener {
+            Some(opener) => opener.beside(&blob)?,
+            None => client.blob(&blob, BLOB_BYTES_MAX).await?,
+        };
+        beside.insert(blob, bytes);
     }
     let outputs = (0..count).map(|unit| fetched.get(&unit));
     let joined = join(spec, &manifest, count, outputs, |blob| beside.get(blob).cloned()).map_err(failed)?;
@@ -127,11 +139,20 @@ async fn fetch_joined(
     write(out, &spec.file, &joined.bytes, joined.units_missing, accuracy)
 }
 
-/// One output, checked against its hash and length.
-async fn fetch_output(client: &Client, output: &OutputCommitment) -> Result<Bytes, Failure> {
+/// Output number `number` of a unit, checked against its hash and length, and opened if it is sealed.
+async fn fetch_output(
+    client: &Client,
+    opener: Option<&Opener>,
+    unit: u64,
+    number: usize,
+    output: &OutputCommitment,
+) -> Result<Bytes, Failure> {
     let bytes = client.blob(&output.blob, output.length).await?;
     if bytes.len() as u64 == output.length {
-        return Ok(bytes);
+        return match opener {
+            Some(opener) => opener.open(unit, number as u32, &bytes),
+            None => Ok(bytes),
+        };
     }
     let (blob, found, length) = (output.blob, bytes.len(), output.length);
     Err(Failure::new(format!("output {blob} has {found} bytes, and its worker committed to {length}")))

@@ -9,11 +9,11 @@ use std::{
     process::ExitCode,
 };
 
-use api::{GatherInput, GraphRequest, IterateRequest, Job, StageInput, StageRequest, Until, code};
+use api::{GatherInput, GraphRequest, IterateRequest, Job, Quote, StageInput, StageRequest, Until, code};
 use client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use job::{CompiledGraph, CompiledJob};
-use protocol::{Amount, Hash, manifest::Verify};
+use protocol::{Amount, Hash, PublicKey, manifest::Verify};
 use serde_json::json;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     exit::{Failure, Place},
     job_commands::{self, Watching},
     quote, results, say,
+    sealed::{self, Sealing},
     signals::Interrupts,
 };
 
@@ -64,6 +65,15 @@ pub struct Options {
     /// Never take test tokens from the market's faucet
     #[arg(long)]
     no_faucet: bool,
+    /// Seal inputs and results: only the workers that compute and check the job can read them, not the market
+    #[arg(long, conflicts_with = "dry_run")]
+    sealed: bool,
+    /// Seal to this many workers of different owners [default: as few as the verification allows]
+    #[arg(long, value_name = "NUMBER", requires = "sealed")]
+    providers: Option<u32>,
+    /// Seal to this worker; may be given several times [default: workers that the market chooses]
+    #[arg(long = "to", value_name = "WORKER", requires = "sealed")]
+    to: Vec<PublicKey>,
     #[command(flatten)]
     market: MarketArgument,
     #[command(flatten)]
@@ -104,6 +114,14 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let client = options.market.with(options.wallet.key_or_new()?)?;
+    let keys = sealed::folder_of(&options.wallet.file()?);
+    // Before anything is sent, even a hash: whoever knows what an input may be could compare.
+    let (sealing, compiled) = if options.sealed {
+        let (sealing, compiled) = Sealing::of(compiled)?;
+        (Some(sealing), compiled)
+    } else {
+        (None, compiled)
+    };
     upload_kernels(&client, &compiled).await?;
     let asks_market = compiled.stages.iter().any(|stage| stage.job.unit_price.is_none());
     let mut request = request(compiled.clone());
@@ -122,12 +140,16 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             .fix("raise --max-price, or wait until there is less to do"));
     }
     request.budget = options.budget.or(request.budget);
+    let most = if sealing.is_some() { sealed::escrow(&quote) } else { quote.escrow };
     if asks_market {
         // What was shown is the most that is paid, should the price rise meanwhile.
-        request.budget = Some(request.budget.map_or(quote.escrow, |budget| budget.min(quote.escrow)));
+        request.budget = Some(request.budget.map_or(most, |budget| budget.min(most)));
     }
     upload(&client, &compiled).await?;
-    let job = submit(&client, request, quote.escrow, options.no_faucet).await?;
+    let job = match sealing {
+        Some(sealing) => submit_sealed(&client, request, &quote, &sealing, &keys, &options).await?,
+        None => submit(&client, request, quote.escrow, options.no_faucet).await?,
+    };
     let waits = options.wait || options.out.is_some();
     if !options.json {
         say::out(&format!(
@@ -154,7 +176,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     {
         let mut interrupts = Interrupts::listen()?;
         let files = tokio::select! {
-            files = results::fetch(&client, &job, out) => files?,
+            files = results::fetch(&client, &job, &keys, out) => files?,
             () = interrupts.next() => {
                 let (id, out) = (job.id, out.display());
                 return Err(Failure::new(format!("{id} is done, but its result is not written"))
@@ -380,6 +402,7 @@ pub fn request(compiled: CompiledGraph) -> GraphRequest {
         deadline_in_s: terms.deadline_s,
         attempts_max: terms.attempts_max,
         canaries: vec![],
+        sealed: None,
     }
 }
 
@@ -410,17 +433,64 @@ fn stage_request(stage: job::CompiledStage) -> StageRequest {
     }
 }
 
-/// Submits; where the wallet has too little and the market gives out test tokens, takes some.
 async fn submit(
     client: &Client,
     request: GraphRequest,
     escrow: Amount,
     no_faucet: bool,
 ) -> Result<Job, Failure> {
+    with_tokens(client, escrow, no_faucet, async || client.submit_graph(&request).await).await
+}
+
+/// Reserves workers, seals the content key to them and submits.
+async fn submit_sealed(
+    client: &Client,
+    mut request: GraphRequest,
+    quote: &Quote,
+    sealing: &Sealing,
+    keys: &Path,
+    options: &Options,
+) -> Result<Job, Failure> {
+    let wanted = sealed::reservation_request(&request, quote, options.providers, &options.to);
+    let (escrow, no_faucet) = (sealed::escrow(quote), options.no_faucet);
+    let reservation = with_tokens(client, escrow, no_faucet, async || client.reserve(&wanted).await).await?;
+    let market = client.market().await?.market;
+    let submitted = async {
+        request.sealed = Some(sealing.envelopes(market, &request, &reservation, &options.to)?);
+        let kept = sealing.keep(keys, market, reservation.id)?;
+        match submit(client, request, reservation.escrow, no_faucet).await {
+            Ok(job) => kept.file_under(job.id).map(|()| job),
+            Err(failure) => {
+                kept.forget();
+                Err(failure)
+            }
+        }
+    };
+    let submitted = submitted.await;
+    if submitted.is_err()
+        && let Err(error) = client.end_reservation(reservation.id).await
+    {
+        tracing::debug!(%error, "the reservation ends by itself");
+    }
+    let job = submitted?;
+    if !options.json {
+        let workers: Vec<_> = job.sealed_to.iter().map(ToString::to_string).collect();
+        say::out(&format!("sealed to {}", workers.join(", ")));
+    }
+    Ok(job)
+}
+
+/// Asks; where the wallet has too little and the market gives out test tokens, takes some and asks again.
+async fn with_tokens<T>(
+    client: &Client,
+    escrow: Amount,
+    no_faucet: bool,
+    ask: impl AsyncFn() -> Result<T, client::Error>,
+) -> Result<T, Failure> {
     let mut faucet_calls = 0;
     loop {
-        let error = match client.submit_graph(&request).await {
-            Ok(job) => return Ok(job),
+        let error = match ask().await {
+            Ok(answer) => return Ok(answer),
             Err(error) if error.code() == Some(code::BALANCE_TOO_LOW) => error,
             Err(error) => return Err(error.into()),
         };

@@ -237,6 +237,7 @@ fn market_with_a_running_job() -> (String, mpsc::Receiver<()>) {
             rejected: 0,
         },
         workers: vec![],
+        sealed_to: vec![],
         submitted_at: "2026-11-20T12:00:00.000Z".into(),
         ended_at: None,
     };

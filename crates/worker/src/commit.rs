@@ -10,6 +10,7 @@ use std::{pin::pin, sync::Arc, time::SystemTime};
 use api::{Lease, ReceiptResult, ReceiptsRequest, ReleaseCause, SignedReceipt, UnitOutputs, code};
 use bytes::Bytes;
 use protocol::{OutputCommitment, Receipt, UnitLeaf, package_root};
+use seal::ContentKey;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -23,6 +24,7 @@ use crate::{
     device::UnitOutput,
     leases::Holding,
     package::{Package, Refusal},
+    sealed,
 };
 
 /// Receipts in one request, by the API.
@@ -198,8 +200,10 @@ impl Gathered {
             Came::Unit { position, output } => {
                 self.computed[position] = Some(output.device_us);
                 let (context, holding) = (self.context.clone(), self.package.holding.clone());
+                let sealing =
+                    self.package.content.clone().map(|content| (content, self.package.units[position]));
                 self.uploads.spawn(async move {
-                    let commitments = upload(&context, &holding, output.outputs).await?;
+                    let commitments = upload(&context, &holding, sealing, output.outputs).await?;
                     Ok((position, commitments))
                 });
             }
@@ -293,14 +297,19 @@ async fn answer(waiting: &mut Option<oneshot::Receiver<Answered>>) -> Answered {
     }
 }
 
-/// Hashes and uploads the outputs of one unit; waits for the market if it must.
+/// Seals, hashes and uploads the outputs of one unit; waits for the market if it must.
 async fn upload(
     context: &Context,
     holding: &Holding,
+    sealing: Option<(ContentKey, u64)>,
     outputs: Vec<Bytes>,
 ) -> Result<Vec<OutputCommitment>, Refusal> {
     let _waiting = context.leases.outputs(outputs.iter().map(|bytes| bytes.len() as u64).sum());
     let hashed = tokio::task::spawn_blocking(move || {
+        let outputs = match sealing {
+            Some((content, unit)) => sealed::seal(&content, unit, &outputs),
+            None => outputs,
+        };
         let commitments: Vec<_> = outputs.iter().map(|bytes| OutputCommitment::of(bytes)).collect();
         (outputs, commitments)
     });
@@ -543,6 +552,7 @@ mod tests {
             unit_base: 0,
             inputs: vec![],
             expires_in_ms: 1000,
+            envelope: None,
         };
         let receipt = Receipt {
             market: context.market.market,

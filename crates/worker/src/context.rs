@@ -1,16 +1,21 @@
 //! What all parts of one worker share, and the calls to the market that several of them make.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 
-use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, code};
+use api::{AnnounceRequest, MarketInfo, ReleaseCause, ReleaseRequest, SealingKeyRequest, code};
 use client::Client;
-use protocol::{DeviceFacts, LeaseId, PublicKey, WorkerOffer};
+use protocol::{DeviceFacts, LeaseId, PublicKey, SealingKey, SignedSealingKey, WorkerOffer};
+use seal::OpeningKey;
 use tokio::sync::watch;
 
 use crate::{
     WorkerError,
     backoff::Backoff,
     cache::Cache,
+    decrypting::Rewritten,
     leases::{Holding, Leases},
     package::{Programs, Refusal},
     status::{Board, reason},
@@ -51,6 +56,11 @@ pub(crate) fn may_pass(error: &client::Error) -> bool {
     error.is_transient() || matches!(error, client::Error::Answer { .. })
 }
 
+/// Clients seal to a record for this long after it was given.
+const SEALING_KEY_LASTS: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// A record is given anew after this long, so that it always has most of its time before it.
+const SEALING_KEY_EVERY: Duration = Duration::from_secs(24 * 3_600);
+
 /// Attempts to give a lease back; if all fail, it expires.
 const RELEASES_MAX: u32 = 3;
 /// Longest text that a release carries.
@@ -72,6 +82,12 @@ pub(crate) struct Context {
     pub(crate) board: Arc<Board>,
     pub(crate) stop: watch::Receiver<Stop>,
     pub(crate) uploads: Uploads,
+    /// Programs that decrypt their own inputs.
+    pub(crate) rewritten: Arc<Rewritten>,
+    /// Opens what was sealed to this worker.
+    pub(crate) opening: OpeningKey,
+    /// When the market was told what to seal to, since the last announcement.
+    sealing_key_given: Mutex<Option<Instant>>,
     device: watch::Sender<DeviceState>,
     announcing: tokio::sync::Mutex<()>,
 }
@@ -86,6 +102,7 @@ impl Context {
         board: Arc<Board>,
         stop: watch::Receiver<Stop>,
     ) -> Self {
+        let opening = OpeningKey::of(client.key().expect("a worker's client has a key"));
         Self {
             client,
             worker,
@@ -100,6 +117,9 @@ impl Context {
             board,
             stop,
             uploads: Uploads::default(),
+            rewritten: Arc::default(),
+            opening,
+            sealing_key_given: Mutex::default(),
             device: watch::Sender::new(DeviceState { facts, works: true }),
             announcing: tokio::sync::Mutex::default(),
         }
@@ -171,6 +191,8 @@ impl Context {
                         parts.market_trouble = None;
                         parts.earned = worker.earned;
                     });
+                    *self.sealing_key_given.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.give_sealing_key().await;
                     return Ok(());
                 }
                 Err(error) if may_pass(&error) => self.wait_for_market(&error, &mut backoff).await,
@@ -185,6 +207,35 @@ impl Context {
                     tokio::time::sleep(backoff.next()).await;
                 }
                 Err(error) => return Err(WorkerError::Refused { source: error }),
+            }
+        }
+    }
+
+    /// Tells the market what can be sealed to this worker, if it was not told lately. Without it the worker only gets no
+    /// sealed jobs; the next heartbeat tries again.
+    pub(crate) async fn give_sealing_key(&self) {
+        let given = *self.sealing_key_given.lock().unwrap_or_else(PoisonError::into_inner);
+        // The market's verifier is nobody's recipient.
+        if given.is_some_and(|at| at.elapsed() < SEALING_KEY_EVERY) || self.worker == self.market.market {
+            return;
+        }
+        let until = SystemTime::now() + SEALING_KEY_LASTS;
+        let record = SealingKey {
+            market: self.market.market,
+            worker: self.worker,
+            key: self.opening.public(),
+            valid_until_ms: until.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_millis() as u64),
+        };
+        let key = self.client.key().expect("a worker's client has a key");
+        let sealing_key = SignedSealingKey { record, signature: key.sign(&record) };
+        let request = SealingKeyRequest { instance: self.instance.clone(), sealing_key };
+        match self.client.give_sealing_key(&request).await {
+            Ok(()) => {
+                let mut given = self.sealing_key_given.lock().unwrap_or_else(PoisonError::into_inner);
+                *given = Some(Instant::now());
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the market was not told what can be sealed to this worker")
             }
         }
     }

@@ -310,6 +310,7 @@ mod tests {
             unit_base: 0,
             inputs: vec![],
             expires_in_ms: 1000,
+            envelope: None,
         }
     }
 

@@ -6,6 +6,9 @@
 //!      └─ room for more ─ Leases ◀─ lost ─ heartbeats
 //! ```
 //!
+//! What is sealed to this worker ([`sealed`]) is opened in memory: the cache and the market hold ciphertext, inputs and outputs
+//! alike.
+//!
 //! Nothing here trusts the market with what a device runs: programs are checked again, blobs by their hash. Nothing trusts the
 //! device with the worker's life: it sits in another process ([`executor`]) which a watchdog may kill. While the market is away
 //! the worker keeps what it finished and tries again. The worker decides nothing about pay or verification.
@@ -14,6 +17,7 @@ mod backoff;
 mod cache;
 mod commit;
 mod context;
+mod decrypting;
 mod device;
 pub mod executor;
 mod leases;
@@ -21,6 +25,7 @@ mod leases;
 mod login_stub;
 mod package;
 mod runner;
+mod sealed;
 mod status;
 mod uploads;
 
@@ -461,6 +466,7 @@ async fn heartbeats(context: &Arc<Context>) -> Result<(), WorkerError> {
         match context.client.heartbeat(&request).await {
             Ok(answer) => {
                 context.market_up();
+                context.give_sealing_key().await;
                 context.board.note(|parts| {
                     if parts.leases == 0 {
                         parts.idle = Some(answer.reason);

@@ -9,9 +9,10 @@ use std::{
 use api::{GatheredInput, GatheredUnit, LeaseInput, ReleaseCause, code};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use protocol::{Hash, InputSplit};
+use protocol::{Hash, InputSplit, seal::SEALED_INPUT_EXTRA_BYTES};
+use seal::ContentKey;
 
-use crate::{backoff::Backoff, context::Context, device::Program, leases::Holding};
+use crate::{backoff::Backoff, context::Context, device::Program, leases::Holding, sealed};
 
 /// A package larger than this is a mistake of the market.
 const UNITS_MAX: u64 = 1 << 20;
@@ -36,6 +37,8 @@ pub(crate) struct Package {
     /// The same as numbers in their stage, as inputs are split.
     places: Vec<u64>,
     inputs: Vec<Input>,
+    /// Seals the outputs of a sealed job.
+    pub(crate) content: Option<ContentKey>,
 }
 
 /// Why a lease is given back.
@@ -58,6 +61,8 @@ enum Input {
     Split { split: InputSplit, blob_bytes: u64, part: Part },
     /// Each unit's part of other units' outputs.
     Gathered { length: usize, blobs: Vec<Bytes>, units: Vec<GatheredUnit> },
+    /// What each unit of the package sees, opened; one for all where they see the same.
+    Opened(Vec<Bytes>),
 }
 
 #[derive(Debug)]
@@ -73,6 +78,26 @@ enum Part {
 pub(crate) struct Programs(Mutex<VecDeque<Arc<Program>>>);
 
 impl Package {
+    /// How many inputs a unit has, sealed or not.
+    pub(crate) fn input_count(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether all units see the same of an input.
+    pub(crate) fn is_shared(&self, input: usize) -> bool {
+        matches!(&self.inputs[input], Input::Split { split, .. } if split.stride == 0)
+    }
+
+    /// What unit number `position` of the package sees of one input.
+    pub(crate) fn input(&self, input: usize, position: usize) -> Bytes {
+        self.inputs[input].unit(self.places[position], position)
+    }
+
+    /// The same package with its inputs opened, and the program that takes them so.
+    pub(crate) fn opened(self, program: Arc<Program>, inputs: Vec<Vec<Bytes>>) -> Self {
+        Self { program, inputs: inputs.into_iter().map(Input::Opened).collect(), ..self }
+    }
+
     /// What unit number `position` of the package sees.
     pub(crate) fn inputs(&self, position: usize) -> Vec<Bytes> {
         self.inputs.iter().map(|input| input.unit(self.places[position], position)).collect()
@@ -94,6 +119,11 @@ impl Input {
                     bytes.slice((range.start - start) as usize..(range.end - start) as usize)
                 };
                 (present, split.length as usize)
+            }
+            Self::Opened(units) => {
+                let bytes = units.get(position).or(units.first()).cloned().unwrap_or_default();
+                let length = bytes.len();
+                (bytes, length)
             }
             Self::Gathered { length, blobs, units } => (gathered(units[position], blobs, *length), *length),
         };
@@ -137,7 +167,7 @@ fn program_failed(detail: impl Into<String>) -> Refusal {
     Refusal { cause: ReleaseCause::ProgramFailed, detail: detail.into() }
 }
 
-fn input_failed(detail: impl Into<String>) -> Refusal {
+pub(crate) fn input_failed(detail: impl Into<String>) -> Refusal {
     Refusal { cause: ReleaseCause::InputFailed, detail: detail.into() }
 }
 
@@ -153,7 +183,10 @@ pub(crate) async fn prepare(context: &Context, holding: Arc<Holding>) -> Result<
     let places: Option<Vec<u64>> = units.iter().map(|unit| unit.checked_sub(lease.unit_base)).collect();
     let places = places.ok_or_else(|| program_failed("a unit comes before its stage"))?;
     let program = program(context, lease.manifest).await?;
-    let lengths: Vec<u64> = program.plan.input_lengths().collect();
+    let content =
+        lease.envelope.as_ref().map(|envelope| sealed::content(context, lease, envelope)).transpose()?;
+    let extra = if content.is_some() { SEALED_INPUT_EXTRA_BYTES } else { 0 };
+    let lengths: Vec<u64> = program.plan.input_lengths().map(|length| length + extra).collect();
     let given: Vec<u64> = lease.inputs.iter().map(LeaseInput::length).collect();
     if lengths != given {
         return Err(program_failed(format!(
@@ -167,7 +200,8 @@ pub(crate) async fn prepare(context: &Context, holding: Arc<Holding>) -> Result<
             LeaseInput::Gathered(gathered) => gather(context, gathered, units.len()).await?,
         });
     }
-    Ok(Package { holding: holding.clone(), program, units, places, inputs })
+    let package = Package { holding: holding.clone(), program, units, places, inputs, content };
+    if package.content.is_some() { sealed::open(context, package).await } else { Ok(package) }
 }
 
 async fn input(context: &Context, split: &InputSplit, units: &[u64]) -> Result<Input, Refusal> {

@@ -209,6 +209,8 @@ export type Dispatch = number | string;
 /** An element type, stored little endian and tightly packed. */
 export type Dtype = 'i8' | 'u8' | 'i32' | 'u32' | 'f16' | 'f32';
 
+export type Envelope = string;
+
 /** One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag). */
 export type Event =
   | Job & {
@@ -295,6 +297,8 @@ export interface GraphRequest {
   priority?: Priority;
   /** Who else has a part in what it pays for first execution. */
   royalty?: Royalty | null;
+  /** Whom it is sealed to; then its inputs are sealed, each unit's part on its own, and its outputs will be. */
+  sealed?: SealedRequest | null;
   /** What is computed; a stage reads blobs and what stages before it put out. */
   stages: StageRequest[];
 }
@@ -391,6 +395,8 @@ export interface Job {
   reason?: Reason | null;
   /** Why it is served when it is; absent once it has ended. */
   score?: Score | null;
+  /** The workers that can read it, where it is sealed. */
+  sealed_to?: PublicKey[];
   /** Its stages, where it has several or is iterated. */
   stages?: JobStage[];
   /** Where it is in its life. */
@@ -471,6 +477,8 @@ export interface JobRequest {
   replicas?: number;
   /** Who else has a part in what it pays for first execution. */
   royalty?: Royalty | null;
+  /** Whom it is sealed to; then its inputs are sealed, each unit's part on its own, and its outputs will be. */
+  sealed?: SealedRequest | null;
   /** What one unit pays; the market's price at the moment of submission when absent. */
   unit_price?: Amount | null;
   /** How many units. */
@@ -594,6 +602,8 @@ export interface KnownOutput {
 
 /** One package in a worker's hands. Whether it is first work or a check of somebody else's is not told. */
 export interface Lease {
+  /** The content key of a sealed job, for this worker: its inputs are sealed, and its outputs are to be. */
+  envelope?: Envelope | null;
   /** When the lease ends unless a heartbeat renews it, in milliseconds from now. */
   expires_in_ms: number;
   /** Goes into the receipt. */
@@ -826,6 +836,8 @@ export interface Page_Job {
     reason?: Reason | null;
     /** Why it is served when it is; absent once it has ended. */
     score?: Score | null;
+    /** The workers that can read it, where it is sealed. */
+    sealed_to?: PublicKey[];
     /** Its stages, where it has several or is iterated. */
     stages?: JobStage[];
     /** Where it is in its life. */
@@ -944,6 +956,8 @@ export interface Page_Worker {
     reason: Reason;
     /** What its owner's word is worth. */
     reputation: Reputation;
+    /** What can be sealed to it. */
+    sealing_key?: SignedSealingKey | null;
     /** When it was last heard. */
     seen_at: string;
     /** How fast it is. */
@@ -1195,6 +1209,41 @@ export interface Reputation {
   tier: number;
 }
 
+/** Workers that take no new work until the job comes or the time is over. */
+export interface Reservation {
+  /** What the job will hold: every unit, the checks that its policy may draw, and a third opinion of each unit. */
+  escrow: Amount;
+  /** Until when they are kept. */
+  expires_at: string;
+  /** Names it in the job. */
+  id: ReservationId;
+  /** What to seal to. Check the signatures: the market could write anything here. */
+  recipients: SignedSealingKey[];
+}
+
+export type ReservationId = string;
+
+/**
+ * `POST /v1/reservations`: keeps workers for a job that is about to be sealed to them. It is asked before the job's inputs are
+ * sealed or uploaded.
+ */
+export interface ReservationRequest {
+  /** For how long they are kept, in seconds, at most 300. */
+  hold_s: number;
+  /** What a unit computes; its kernels must have been uploaded. */
+  manifest: Manifest;
+  /** How many workers, each of another owner: those who compute and check a unit, and one more, at most 16. */
+  providers: number;
+  /** Owners that compute each unit at the same time. */
+  replicas?: number;
+  /** What one unit will pay; the market's price of this moment when absent. */
+  unit_price?: Amount | null;
+  /** How many units. */
+  units: string;
+  /** Choose among these workers alone; among all when empty. At most 100. */
+  workers?: PublicKey[];
+}
+
 /** `POST /v1/jobs/{id}/resume`. */
 export interface ResumeRequest {
   /** A new deadline, in seconds from now; the old one, if it is still to come, when absent. */
@@ -1224,6 +1273,36 @@ export interface Score {
   stake_ppm: string;
   /** Priority, deadline and waiting. */
   urgency_ppm: string;
+}
+
+export type SealPublicKey = string;
+
+/** Whom a job is sealed to. */
+export interface SealedRequest {
+  /** One for each of its workers. */
+  envelopes: WorkerEnvelope[];
+  /** The reservation, which ends with the submission. */
+  reservation: ReservationId;
+}
+
+/** What a worker signs (kind `sealing-key`) so that clients can seal to it. */
+export interface SealingKey {
+  /** What to seal to. */
+  key: SealPublicKey;
+  /** The market's key: a record of one market says nothing in another. */
+  market: PublicKey;
+  /** When clients stop sealing to it, in milliseconds of the Unix epoch. */
+  valid_until_ms: string;
+  /** The key that signs the worker's receipts, and this. */
+  worker: PublicKey;
+}
+
+/** `POST /v1/workers/{id}/sealing-key`: what can be sealed to a worker, until it announces itself anew. */
+export interface SealingKeyRequest {
+  /** As announced. */
+  instance: string;
+  /** The record, signed by the worker. */
+  sealing_key: SignedSealingKey;
 }
 
 /** A login that succeeded. */
@@ -1278,6 +1357,14 @@ export interface SignedReceipt {
   signature: Signature;
   /** The units' outputs, in package order. */
   units: UnitOutputs[];
+}
+
+/** A record with its worker's signature. */
+export interface SignedSealingKey {
+  /** What is signed. */
+  record: SealingKey;
+  /** By the record's worker. */
+  signature: Signature;
 }
 
 /** How fast a worker is, in parts per million of the reference device. */
@@ -1504,6 +1591,8 @@ export interface Worker {
   reason: Reason;
   /** What its owner's word is worth. */
   reputation: Reputation;
+  /** What can be sealed to it. */
+  sealing_key?: SignedSealingKey | null;
   /** When it was last heard. */
   seen_at: string;
   /** How fast it is. */
@@ -1518,6 +1607,14 @@ export interface Worker {
   units: string;
   /** Whether it is the market's own verifier. */
   verifier: boolean;
+}
+
+/** A job's content key, sealed to one worker. */
+export interface WorkerEnvelope {
+  /** The encapsulated key and the sealed one. */
+  envelope: Envelope;
+  /** The worker. */
+  worker: PublicKey;
 }
 
 /** Where a worker runs. */

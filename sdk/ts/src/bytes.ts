@@ -1,7 +1,7 @@
 // Canonical bytes of what is signed or committed to: Borsh, field by field in the order of the Rust types. JSON forms come in
 // (ids, keys and 64-bit numbers as text), bytes go out.
 
-import type { OutputCommitment, Receipt } from './api.js';
+import type { OutputCommitment, Receipt, SealingKey } from './api.js';
 import { digest, fromHex, toHex, blobId, type Hash } from './hash.js';
 import { idNumber } from './ids.js';
 import { keyBytes } from './keys.js';
@@ -118,18 +118,6 @@ export function receiptBytes(receipt: Receipt): Uint8Array<ArrayBuffer> {
 /** The hash that seeds the challenge: SHA-256 of the signed bytes. */
 export function receiptDigest(receipt: Receipt): Hash {
   return toHex(digest(receiptBytes(receipt)));
-}
-
-/** What a worker signs so that clients can seal payloads to it. */
-export interface SealingKey {
-  /** The market's key. */
-  market: string;
-  /** The worker's key, which signs. */
-  worker: string;
-  /** The X25519 key to seal to, base58. */
-  key: string;
-  /** When clients stop sealing to it, in milliseconds of the Unix epoch. */
-  valid_until_ms: string;
 }
 
 /** The bytes that a signature over a sealing key covers: `"plexus/sealing-key/v1\0" ‖ Borsh(record)`. */

@@ -6,18 +6,20 @@ use std::{
 };
 
 use api::{
-    GraphRequest, IterateRequest, Job, JobRequest, Page, Quote, RatingRequest, ResumeRequest, StageInput,
-    StageRequest, SubmitRequest, Unit, Until, code,
+    GraphRequest, IterateRequest, Job, JobRequest, Page, Quote, RatingRequest, ResumeRequest, SealedRequest,
+    StageInput, StageRequest, SubmitRequest, Unit, Until, WorkerEnvelope, code,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use engine::{
-    Answer, Canary, Command, Gather, Iterate, JobSpec, Policy, Requirements, Stage, Submission, UnitWork,
+    Answer, Canary, Command, Gather, Iterate, JobSpec, Policy, Requirements, Sealing, Stage, Submission,
+    UnitWork,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
     manifest::{Compare, Manifest, Verify},
+    seal::{SEALED_INPUT_EXTRA_BYTES, SEALED_OUTPUT_EXTRA_BYTES},
 };
 use serde::Deserialize;
 use store::JobFilter;
@@ -64,8 +66,8 @@ pub async fn submit(
     let (owner, budget) = (caller.account, request.budget);
     let room = app.quotas.job(&app.committer, owner, spec.units(), key.map(|(key, _)| key)).await?;
     let canaries = canaries(&app, &request, &spec).await?;
-    let submission =
-        Submission { owner, spec, quoted: quoted(&request), budget, key, canaries, sealed: None };
+    let sealed = request.sealed.as_ref().map(sealing);
+    let submission = Submission { owner, spec, quoted: quoted(&request), budget, key, canaries, sealed };
     let submitted =
         app.committer.decide(Command::Submit(Box::new(submission)), |state, now, answer| match answer {
             Answer::Job(id) => Some((id, view::job(state, id, now))),
@@ -79,6 +81,11 @@ pub async fn submit(
         None => archived(&app, id).await?.ok_or_else(|| unknown(id))?,
     };
     Ok((StatusCode::CREATED, Json(job)))
+}
+
+fn sealing(sealed: &SealedRequest) -> Sealing {
+    let envelope = |of: &WorkerEnvelope| (of.worker, of.envelope);
+    Sealing { reservation: sealed.reservation, envelopes: sealed.envelopes.iter().map(envelope).collect() }
 }
 
 /// Reads either form of a request, so that what is wrong with it is said of the form that was meant.
@@ -179,11 +186,17 @@ pub async fn quote(
     RawBody(body): RawBody,
 ) -> Result<Json<Quote>, Failure> {
     let _permit = app.submissions.acquire().await.map_err(Failure::internal)?;
-    let request = read(&body)?;
+    let (spec, asked) = unfed(&app, read(&body)?).await?;
+    let found = app.committer.query(move |state, now| view::quote(&state.quote(&spec, &asked, now)));
+    Ok(Json(found.await?))
+}
+
+/// A job without its inputs, which need not be there yet, and the stages that pay the market's price.
+pub(super) async fn unfed(app: &Shared, request: GraphRequest) -> Result<(JobSpec, Vec<u32>), Failure> {
     check_names(&request)?;
     let mut stages = Vec::with_capacity(request.stages.len());
     for (number, stage) in request.stages.iter().enumerate() {
-        let plan = compile(&app, &stage.manifest, Field { request: &request, number }).await?;
+        let plan = compile(app, &stage.manifest, Field { request: &request, number }).await?;
         stages.push(stage_spec(&request, stage, &plan, Hash([0; 32]))?);
     }
     let kind = request.stages[0].manifest.kind;
@@ -192,9 +205,7 @@ pub async fn quote(
     spec.stages.extend(stages);
     spec.iterate = request.iterate.as_ref().map(|iterate| iterate_spec(&request, iterate)).transpose()?;
     set_class(&mut spec, &request);
-    let asked = quoted(&request);
-    let found = app.committer.query(move |state, now| view::quote(&state.quote(&spec, &asked, now)));
-    Ok(Json(found.await?))
+    Ok((spec, quoted(&request)))
 }
 
 /// Where a field of a stage is in the request as it was sent.
@@ -324,8 +335,11 @@ async fn check_inputs(app: &Shared, stage: &StageRequest, plan: &Plan, at: Field
     }
     for (i, (input, length)) in stage.inputs.iter().zip(plan.input_lengths()).enumerate() {
         let place = |field: &str| at.of(format_args!("inputs[{i}].{field}"));
+        let sealed = at.request.sealed.is_some();
+        let length = length + if sealed { SEALED_INPUT_EXTRA_BYTES } else { 0 };
         if input.length() != length {
-            let detail = format!("a unit's buffer has {length} bytes, the input gives {}", input.length());
+            let of = if sealed { "a unit's part, sealed," } else { "a unit's buffer" };
+            let detail = format!("{of} has {length} bytes, the input gives {}", input.length());
             return Err(invalid(detail, place("length")));
         }
         let (split, field) = match input {
@@ -424,7 +438,14 @@ fn stage_spec(
             .iter()
             .map(|&buffer| matches!(plan.buffers[buffer].compare, Compare::Exact(_)))
             .collect(),
-        output_bytes: plan.outputs.iter().map(|&buffer| plan.buffers[buffer].length_bytes).collect(),
+        output_bytes: plan
+            .outputs
+            .iter()
+            .map(|&buffer| {
+                plan.buffers[buffer].length_bytes
+                    + if request.sealed.is_some() { SEALED_OUTPUT_EXTRA_BYTES } else { 0 }
+            })
+            .collect(),
         policy: match stage.manifest.verify {
             // Rounded up, so that a rate above zero never becomes none.
             Verify::Audit { rate_min } => {

@@ -11,6 +11,7 @@ mod leases;
 mod payments;
 mod proofs;
 mod receipts;
+mod reservations;
 mod results;
 mod web;
 mod workers;
@@ -208,6 +209,8 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(workers::get))
         .routes(routes!(workers::heartbeat))
         .routes(routes!(workers::leave))
+        .routes(routes!(workers::sealing_key))
+        .routes(routes!(reservations::end))
         .routes(routes!(leases::lease))
         .routes(routes!(leases::release))
         .routes(routes!(payments::payments))
@@ -217,6 +220,7 @@ fn documented() -> OpenApiRouter<Shared> {
     let submission = OpenApiRouter::new()
         .routes(routes!(jobs::submit))
         .routes(routes!(jobs::quote))
+        .routes(routes!(reservations::reserve))
         .layer(DefaultBodyLimit::max(SUBMISSION_BYTES_MAX));
     let receipts = OpenApiRouter::new()
         .routes(routes!(receipts::receipts))

@@ -11,7 +11,9 @@ use std::{
 use api::{LeaseRequest, ReceiptResult, ReceiptsAnswer, ReceiptsRequest, SignedReceipt, code};
 use axum::{Json, body::Bytes, extract::State};
 use engine::{Answer, Command, ReceiptOutcome};
-use protocol::{JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root};
+use protocol::{
+    JobId, LeaseId, Manifest, OutputCommitment, UnitLeaf, package_root, seal::SEALED_OUTPUT_EXTRA_BYTES,
+};
 
 use super::{App, Problems, Shared, extract::RawBody};
 use crate::{auth::Caller, failure::Failure, view};
@@ -313,16 +315,18 @@ async fn lengths_of(app: &Shared, job: JobId) -> Result<Option<Arc<JobOutputs>>,
         return Ok(Some(known));
     }
     let asked = app.committer.query(move |state, _| {
-        let stages = &state.jobs().get(&job)?.spec.stages;
-        Some(stages.iter().map(|stage| (stage.units, stage.manifest)).collect::<Vec<_>>())
+        let job = state.jobs().get(&job)?;
+        let stages = job.spec.stages.iter().map(|stage| (stage.units, stage.manifest));
+        Some((stages.collect::<Vec<_>>(), job.sealed.is_some()))
     });
-    let Some(asked) = asked.await? else { return Ok(None) };
+    let Some((asked, sealed)) = asked.await? else { return Ok(None) };
+    let extra = if sealed { SEALED_OUTPUT_EXTRA_BYTES } else { 0 };
     let (mut stages, mut end) = (Vec::with_capacity(asked.len()), 0);
     for (units, manifest) in asked {
         let bytes = app.blobs.get(&manifest).await?;
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
         end += units;
-        stages.push((end, output_lengths(&manifest)));
+        stages.push((end, output_lengths(&manifest).iter().map(|length| length + extra).collect()));
     }
     let lengths = Arc::new(JobOutputs { stages });
     app.output_lengths.remember(job, lengths.clone());

@@ -110,6 +110,14 @@ fn known(
     asked: &ResultAsked,
     seen: Option<&[u8]>,
 ) -> Result<Known, Failure> {
+    if job.sealed.is_some() {
+        let detail = format!("the outputs of {id} are sealed: the market cannot read them");
+        return Err(Failure::new(
+            code::JOB_SEALED,
+            detail,
+            "open them where its content key is: `plexus job fetch`",
+        ));
+    }
     let joins: Vec<JoinSpec> = serde_json::from_str(&job.spec.joins_json).map_err(Failure::internal)?;
     let last = job.spec.stages.len() as u32 - 1;
     let number = |name: &Option<String>| match name {

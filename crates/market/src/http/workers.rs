@@ -1,6 +1,8 @@
 //! Devices that do the work.
 
-use api::{AnnounceRequest, HeartbeatAnswer, HeartbeatRequest, LeaveRequest, Page, Worker, code};
+use api::{
+    AnnounceRequest, HeartbeatAnswer, HeartbeatRequest, LeaveRequest, Page, SealingKeyRequest, Worker, code,
+};
 use axum::{Json, extract::State, http::StatusCode};
 use engine::{Answer, Command};
 use protocol::{PublicKey, WorkerOffer};
@@ -197,5 +199,29 @@ pub async fn leave(
     check_own(caller, worker)?;
     let LeaveRequest { instance, drain } = request;
     app.committer.decide(Command::Leave { worker, instance, drain }, |_, _, _| ()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Say what can be sealed to a worker
+///
+/// Only workers that said so get sealed jobs. It holds until the worker announces itself anew.
+#[utoipa::path(post, path = "/v1/workers/{id}/sealing-key", tag = "workers", operation_id = "sealing_key",
+    params(("id" = PublicKey, Path, description = "The worker")),
+    request_body = SealingKeyRequest, security(("token" = [])),
+    responses((status = 204, description = "Jobs can be sealed to it"), Problems))]
+pub async fn sealing_key(
+    State(app): State<Shared>,
+    caller: Caller,
+    Id(worker): Id<PublicKey>,
+    JsonBody(request): JsonBody<SealingKeyRequest>,
+) -> Result<StatusCode, Failure> {
+    check_own(caller, worker)?;
+    let SealingKeyRequest { instance, sealing_key: signed } = request;
+    let market = app.secrets.key.public();
+    signed.check(market, crate::time::now_ms()).map_err(|error| {
+        let fix = "sign a record for this market that ends within 90 days";
+        Failure::new(code::SEALING_KEY_INVALID, error.to_string(), fix).at("sealing_key")
+    })?;
+    app.committer.decide(Command::GiveSealingKey { worker, instance, signed }, |_, _, _| ()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -15,5 +15,6 @@ mod limits;
 mod lists;
 mod proofs;
 mod rig;
+mod sealed;
 mod spine;
 mod tls;

@@ -273,6 +273,7 @@ impl Person {
             deadline_in_s: None,
             attempts_max: None,
             canaries: vec![],
+            sealed: None,
         }
     }
 }
