@@ -8,6 +8,7 @@ mod economics;
 mod problem;
 mod proof;
 mod sealed;
+mod verdicts;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ pub use problem::{Problem, code};
 pub use proof::{ChallengeKeys, Challenges, CheckRecord, PackageRecord, Settlement, ShownKey, UnitProof};
 pub use protocol::JoinSpec;
 pub use sealed::{Reservation, ReservationRequest, SealedRequest, SealingKeyRequest, WorkerEnvelope};
+pub use verdicts::{
+    Opinion, Verdict, VerdictAppeal, VerdictCause, VerdictClosing, VerdictOutcome, VerdictState,
+};
 
 /// The media type of [`Problem`] bodies.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -179,6 +183,8 @@ pub struct Account {
     pub spent: Amount,
     /// Set aside as stake.
     pub bonded: Amount,
+    /// What verdicts took that are not final, and deposits for appeals.
+    pub frozen: Amount,
     /// Stake on its way back.
     pub unbonding: Amount,
     /// All rewards it ever got.
@@ -1180,6 +1186,8 @@ pub struct Ledger {
     pub unbonding: Amount,
     /// Pay that is held back.
     pub pending: Amount,
+    /// What verdicts took that are not final, and deposits for appeals.
+    pub frozen: Amount,
 }
 
 /// One message of `GET /v1/events` (server-sent events; the SSE `id` is the journal sequence, the SSE `event` the tag).

@@ -157,6 +157,10 @@ pub mod code {
         RESERVATION_ENDED = "reservation_ended", 409, "The reservation has ended";
         /// What only its recipients and its client can read.
         JOB_SEALED = "job_sealed", 409, "The job is sealed";
+        /// The time to contest the verdict is over.
+        VERDICT_FINAL = "verdict_final", 409, "The verdict is final";
+        /// A verdict is contested once.
+        CONTESTED_BEFORE = "contested_before", 409, "The verdict is contested already";
         /// One idempotency key for two different requests.
         IDEMPOTENCY_CONFLICT = "idempotency_conflict", 409, "The idempotency key was used for another request";
         /// One caller asks too much in too short a time.

@@ -17,9 +17,10 @@ use api::{
     Account, AnnounceRequest, Challenges, DepositRequest, GraphRequest, Health, HeartbeatAnswer,
     HeartbeatRequest, Job, JobRequest, LeaseAnswer, LeaseRequest, LeaveRequest, Ledger, MarketInfo,
     PackageRecord, Page, Payment, Quote, RatingRequest, ReceiptsAnswer, ReceiptsRequest, ReleaseRequest,
-    Reservation, ReservationRequest, ResumeRequest, SealingKeyRequest, StakeRequest, Unit, UnitProof, Worker,
+    Reservation, ReservationRequest, ResumeRequest, SealingKeyRequest, StakeRequest, Unit, UnitProof,
+    Verdict, VerdictAppeal, Worker,
 };
-use protocol::{Amount, JobId, LeaseId, PublicKey, ReservationId, SecretKey, UnitId};
+use protocol::{Amount, JobId, LeaseId, PublicKey, ReservationId, SecretKey, UnitId, VerdictId};
 use reqwest::Url;
 
 pub use error::Error;
@@ -275,6 +276,28 @@ impl Client {
     ) -> Result<Page<Payment>, Error> {
         let account = account.to_string();
         self.json(&Call::get(query("/v1/payments", &[("account", Some(&account)), ("cursor", cursor)]))).await
+    }
+
+    /// Verdicts on packages of an owner's workers or of a job, newest first.
+    pub async fn verdicts(
+        &self,
+        owner: Option<PublicKey>,
+        job: Option<JobId>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Verdict>, Error> {
+        let (owner, job) = (owner.map(|key| key.to_string()), job.map(|id| id.to_string()));
+        let asked = [("owner", owner.as_deref()), ("job", job.as_deref()), ("cursor", cursor)];
+        self.json(&Call::get(query("/v1/verdicts", &asked))).await
+    }
+
+    /// One verdict.
+    pub async fn verdict(&self, id: VerdictId) -> Result<Verdict, Error> {
+        self.json(&Call::get(format!("/v1/verdicts/{id}"))).await
+    }
+
+    /// Contests a verdict on a package of this wallet's workers.
+    pub async fn contest(&self, id: VerdictId) -> Result<VerdictAppeal, Error> {
+        self.json(&Call::post(format!("/v1/verdicts/{id}/contest"), &serde_json::json!({})).signed_in()).await
     }
 
     /// Announces this key's device.

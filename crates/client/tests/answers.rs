@@ -68,6 +68,7 @@ async fn deposit(State(stub): State<Arc<Stub>>, Path(id): Path<PublicKey>, heade
         releases: vec![],
         spent: zero,
         bonded: zero,
+        frozen: zero,
         unbonding: zero,
         rewarded: zero,
     })

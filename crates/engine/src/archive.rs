@@ -256,6 +256,9 @@ fn job(head: Head) -> Job {
         verification: VerificationCounts { checked, by_verifier, sampled_out, canaries, disputed, rejected },
         workers: head.workers.iter().map(Part::worker).collect(),
         committed: Default::default(),
+        // What ended so is told with the verdicts.
+        open_verdicts: 0,
+        compensated: Amount::ZERO,
         standing: Standing::default(),
         served_at_ms: head.ended_at_ms,
         calibration: Calibration::default(),

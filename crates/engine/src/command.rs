@@ -2,7 +2,7 @@
 
 use protocol::{
     Amount, CheckId, DeviceFacts, Envelope, Hash, JobId, LeaseId, OutputCommitment, PublicKey, Receipt,
-    ReservationId, Signature, SignedSealingKey, WorkerOffer,
+    ReservationId, Signature, SignedSealingKey, VerdictId, WorkerOffer,
 };
 
 use crate::{Canary, Event, JobSpec, ParamError, Quote, Shortage};
@@ -170,6 +170,13 @@ pub enum Command {
         worker: PublicKey,
         /// 1 to 5.
         stars: u8,
+    },
+    /// The owner of a rejected package contests the verdict, once, with a deposit.
+    Contest {
+        /// The verdict.
+        verdict: VerdictId,
+        /// Who asks.
+        by: PublicKey,
     },
     /// Whoever holds the market's key changes parameters.
     SetParams {
@@ -445,6 +452,26 @@ pub enum Rejection {
     /// Somebody else's reservation.
     #[error("{0} belongs to somebody else")]
     ReservationForeign(ReservationId),
+    /// No such verdict.
+    #[error("there is no {0}")]
+    VerdictUnknown(VerdictId),
+    /// Somebody else's package.
+    #[error("{0} is on a package of somebody else")]
+    VerdictForeign(VerdictId),
+    /// Its time is over.
+    #[error("{0} is final")]
+    VerdictFinal(VerdictId),
+    /// An appeal is under way.
+    #[error("{0} is contested already")]
+    ContestedBefore(VerdictId),
+    /// Less than an appeal takes.
+    #[error("contesting takes a deposit of {} tokens, the account has {}", .needed.to_tokens(), .available.to_tokens())]
+    DepositTooLow {
+        /// What it takes.
+        needed: Amount,
+        /// What the account has.
+        available: Amount,
+    },
     /// No such check, or one that is not being compared.
     #[error("{0} is not waiting for an opinion")]
     CheckNotPending(CheckId),

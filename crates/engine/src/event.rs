@@ -7,10 +7,10 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
     Amount, CheckId, DeviceFacts, Hash, InputSplit, JobId, LeaseId, OutputCommitment, PackageId, PublicKey,
-    Receipt, ReservationId, Signature, SignedSealingKey, UnitRun, WorkerOffer, manifest::JobKind,
+    Receipt, ReservationId, Signature, SignedSealingKey, UnitRun, VerdictId, WorkerOffer, manifest::JobKind,
 };
 
-use crate::{Params, Recipient, SealedTo};
+use crate::{Closing, Opinion, Outcome, Params, Recipient, SealedTo, Seizure};
 
 /// Most units of a job whose outputs its owner says to know.
 pub const CANARIES_MAX: usize = 1_000;
@@ -404,6 +404,59 @@ pub enum Event {
         /// How many there are.
         epochs: u64,
     },
+    /// A package is about to be rejected because it was contradicted: what that takes from its owner is frozen.
+    VerdictReached {
+        /// The verdict.
+        verdict: VerdictId,
+        /// The package.
+        package: PackageId,
+        /// Its job.
+        job: JobId,
+        /// Its units.
+        run: UnitRun,
+        /// Who computed it.
+        worker: PublicKey,
+        /// The wallet that would have been paid.
+        owner: PublicKey,
+        /// The receipt's digest.
+        receipt: Hash,
+        /// What was found.
+        cause: Verdict,
+        /// Who said what.
+        opinions: Vec<Opinion>,
+        /// The units whose commitments differ, ascending.
+        disputed: Vec<u64>,
+        /// What the owner would have been paid.
+        pay: Amount,
+        /// What is taken from it.
+        slash: Seizure,
+        /// Until when it may be contested.
+        until_ms: u64,
+    },
+    /// The owner of the package contests a verdict: the disputed units are executed again.
+    VerdictContested {
+        /// The verdict.
+        verdict: VerdictId,
+        /// Who contests it.
+        by: PublicKey,
+        /// Taken from the balance and frozen.
+        deposit: Amount,
+        /// The executions.
+        checks: Vec<CheckPlan>,
+        /// Until when they may be made.
+        until_ms: u64,
+    },
+    /// A verdict is final.
+    VerdictClosed {
+        /// The verdict.
+        verdict: VerdictId,
+        /// How.
+        outcome: Outcome,
+        /// What the executions of an appeal said.
+        opinions: Vec<Opinion>,
+        /// Where the money went.
+        closing: Closing,
+    },
 }
 
 impl Event {
@@ -419,6 +472,7 @@ impl Event {
             | Self::LeaseSplit { .. }
             | Self::LeasesOffered { .. }
             | Self::PackageRejected { .. }
+            | Self::VerdictContested { .. }
             | Self::Bonded { .. }
             | Self::ParamsSet { .. }
             | Self::WorkerLeft { .. }

@@ -10,15 +10,16 @@ use crate::{
     AcceptedRun, Account, Booking, Calibration, Check, CheckKind, CheckPlan, CheckState, EndCause, Event,
     Failure, Job, JobEnd, JobMoney, JobState, Lease, LeaveCause, LookPlan, Package, PackageState, ParkedRun,
     Place, Priority, Promise, Reservation, Session, Speed, Split, Stage, StageQueue, Standing, State,
-    Verdict, VerificationCounts, WaitingRun, Work, Worker,
+    VerificationCounts, WaitingRun, Work, Worker,
     ranges::Ranges,
     reputation::ask_max,
     rewards::Role,
     state::{Closed, Late, Remembered},
+    verdict::refuted,
 };
 
 /// An event that names what is not there: the journal is not this market's, or a rule is broken.
-const CORRUPT: &str = "the event follows from the state it is applied to";
+pub(crate) const CORRUPT: &str = "the event follows from the state it is applied to";
 
 /// Workers that a run of units remembers as having failed it or given it back; the latest.
 const AVOID_MAX: usize = 16;
@@ -95,6 +96,8 @@ impl State {
                     verification: VerificationCounts::default(),
                     workers: Default::default(),
                     committed: Default::default(),
+                    open_verdicts: 0,
+                    compensated: Amount::ZERO,
                     standing: Standing::of(spec, self.bonded(*owner), &self.params),
                     served_at_ms: at_ms,
                     calibration: Calibration::default(),
@@ -139,6 +142,7 @@ impl State {
                     earned: Amount::ZERO,
                     streak: 0,
                     suspicions: 0,
+                    forfeited: 0,
                     rejected: 0,
                     promise: None,
                     speed: Speed::default(),
@@ -242,14 +246,14 @@ impl State {
                         self.remove_lease(receipt.lease);
                         let entry = self.checks.get_mut(&check).expect(CORRUPT);
                         let (outputs, lease) = (outputs.clone(), receipt.lease);
-                        entry.state = match self.packages[&entry.package].state {
-                            PackageState::Leased(_) => {
-                                CheckState::Early { worker, owner, lease, receipt: digest, outputs }
-                            }
-                            PackageState::Committed { .. } => {
-                                self.comparing.insert(check);
-                                CheckState::Comparing { worker, owner, outputs }
-                            }
+                        let leased = |package: &PackageState| matches!(package, PackageState::Leased(_));
+                        // An appeal's package is not there any more, but what it was committed to be is.
+                        let early = self.packages.get(&entry.package).is_some_and(|p| leased(&p.state));
+                        entry.state = if early && entry.appeal.is_none() {
+                            CheckState::Early { worker, owner, lease, receipt: digest, outputs }
+                        } else {
+                            self.comparing.insert(check);
+                            CheckState::Comparing { worker, owner, receipt: digest, outputs }
                         };
                     }
                 }
@@ -272,23 +276,30 @@ impl State {
                 self.draw_checks(*package, checks, at_ms);
             }
             Event::PackagePassedOn { lease, cause, check } => self.pass_on(*lease, cause, *check),
-            Event::CheckDecided { check, agrees, .. } => {
+            Event::CheckDecided { check, agrees, evidence } => {
+                let differs = if *agrees { Vec::new() } else { self.differing_units(*check) };
                 self.comparing.remove(check);
                 let market = self.market();
                 let entry = self.checks.get_mut(check).expect(CORRUPT);
-                let (worker, owner) = match entry.state {
-                    CheckState::Comparing { worker, owner, .. } => (Some(worker), owner),
-                    CheckState::Looking { owner } => (None, owner),
+                let (worker, owner, receipt) = match entry.state {
+                    CheckState::Comparing { worker, owner, receipt, .. } => {
+                        (Some(worker), owner, Some(receipt))
+                    }
+                    CheckState::Looking { owner } => (None, owner, None),
                     _ => panic!("{CORRUPT}"),
                 };
-                entry.state = CheckState::Decided { worker, owner, agrees: *agrees };
-                let (units, job) = (entry.units.len() as u64, entry.job);
+                let evidence = evidence.clone();
+                entry.state = CheckState::Decided { worker, owner, agrees: *agrees, receipt, evidence };
+                entry.differs = differs;
+                let (units, job, counts) = (entry.units.len() as u64, entry.job, entry.appeal.is_none());
                 if let Some(worker) = worker {
                     self.worker(worker).checked += units;
                     self.job(job).workers.entry(worker).or_default().checked += units;
                 }
                 let job = self.job(job);
-                if !agrees {
+                if !counts {
+                    // The package is settled; what an appeal finds is told with the verdict.
+                } else if !agrees {
                     job.verification.disputed += units;
                 } else if worker.is_some() && owner == market {
                     job.verification.by_verifier += units;
@@ -306,7 +317,7 @@ impl State {
                 self.count_work(owner, Role::Validator, work_ns, pay.total(), at_ms);
             }
             Event::PackageAccepted { package, pay } => self.accept(*package, pay, at_ms),
-            Event::PackageRejected { package, verdict } => self.reject(*package, verdict, at_ms),
+            Event::PackageRejected { package, .. } => self.reject(*package, at_ms),
             Event::UnitsParked { job, run, why, failures } => {
                 self.take_waiting(*job, *run);
                 let job = self.job(*job);
@@ -499,6 +510,13 @@ impl State {
                 let known = canaries.iter().map(|canary| (canary.unit, canary.outputs.clone()));
                 self.job(*job).canaries.extend(known);
             }
+            Event::VerdictReached { .. } => self.reach_verdict(event),
+            Event::VerdictContested { verdict, deposit, checks, until_ms, .. } => {
+                self.contest_verdict(*verdict, *deposit, checks, *until_ms);
+            }
+            Event::VerdictClosed { verdict, outcome, closing, .. } => {
+                self.close_verdict(*verdict, *outcome, closing);
+            }
             Event::LooksPlanned { package, looks } => self.plan_looks(*package, looks, at_ms),
             Event::PayReleased { account, amount, free_at_ms } => {
                 let found = self.pending.remove(&(*free_at_ms, *account));
@@ -539,15 +557,15 @@ impl State {
         }
     }
 
-    fn account(&mut self, id: PublicKey) -> &mut Account {
+    pub(crate) fn account(&mut self, id: PublicKey) -> &mut Account {
         self.accounts.entry(id).or_default()
     }
 
-    fn job(&mut self, id: JobId) -> &mut Job {
+    pub(crate) fn job(&mut self, id: JobId) -> &mut Job {
         self.jobs.get_mut(&id).expect(CORRUPT)
     }
 
-    fn worker(&mut self, id: PublicKey) -> &mut Worker {
+    pub(crate) fn worker(&mut self, id: PublicKey) -> &mut Worker {
         self.workers.get_mut(&id).expect(CORRUPT)
     }
 
@@ -1083,9 +1101,9 @@ impl State {
     fn compare_early(&mut self, checks: &[CheckId]) {
         for id in checks {
             let check = self.checks.get_mut(id).expect(CORRUPT);
-            if let CheckState::Early { worker, owner, outputs, .. } = &mut check.state {
-                let (worker, owner, outputs) = (*worker, *owner, std::mem::take(outputs));
-                check.state = CheckState::Comparing { worker, owner, outputs };
+            if let CheckState::Early { worker, owner, receipt, outputs, .. } = &mut check.state {
+                let (worker, owner, receipt, outputs) = (*worker, *owner, *receipt, std::mem::take(outputs));
+                check.state = CheckState::Comparing { worker, owner, receipt, outputs };
                 self.comparing.insert(*id);
             }
         }
@@ -1109,7 +1127,7 @@ impl State {
         entry.committed.insert(package);
     }
 
-    fn list_check(&mut self, id: CheckId) {
+    pub(crate) fn list_check(&mut self, id: CheckId) {
         let check = &self.checks[&id];
         let needs = &self.jobs[&check.job].spec.stage_of(check.units[0]).requirements;
         let turn = self.verifier_turn(check);
@@ -1139,6 +1157,8 @@ impl State {
                 since_ms: at_ms,
                 failures: 0,
                 avoid: Vec::new(),
+                differs: Vec::new(),
+                appeal: None,
                 state: CheckState::Looking { owner },
             };
             self.checks.insert(look.check, check);
@@ -1166,6 +1186,8 @@ impl State {
                 since_ms: at_ms,
                 failures: 0,
                 avoid: Vec::new(),
+                differs: Vec::new(),
+                appeal: None,
                 state: CheckState::Waiting,
             };
             let job = self.jobs.get_mut(&job).expect(CORRUPT);
@@ -1215,7 +1237,7 @@ impl State {
     }
 
     /// Gives an owner pay that it may spend after `appeal_ms`. What is free at about the same time is one sum.
-    fn hold_back(&mut self, owner: PublicKey, amount: Amount) {
+    pub(crate) fn hold_back(&mut self, owner: PublicKey, amount: Amount) {
         let held_ms = self.params.appeal_ms;
         if held_ms == 0 || amount == Amount::ZERO {
             return add(&mut self.account(owner).available, amount);
@@ -1241,11 +1263,11 @@ impl State {
         (package, decided)
     }
 
-    fn remove_check(&mut self, id: CheckId) -> Option<Check> {
+    pub(crate) fn remove_check(&mut self, id: CheckId) -> Option<Check> {
         let check = self.checks.remove(&id).expect(CORRUPT);
         self.waiting_checks.remove(id);
         self.comparing.remove(&id);
-        if !check.verifier_only {
+        if !check.verifier_only && check.appeal.is_none() {
             let job = self.jobs.get_mut(&check.job).expect(CORRUPT);
             job.checks_held.0 -= job.spec.stage_of(check.units[0]).unit_price.0 * check.units.len() as u64;
         }
@@ -1265,11 +1287,14 @@ impl State {
         self.pay(package.job, worker, owner, pay);
         let (mut checked, mut canaries) = (Vec::new(), 0);
         for check in decided {
-            let CheckState::Decided { worker: by, owner, agrees } = check.state else { panic!("{CORRUPT}") };
+            let CheckState::Decided { worker: by, owner, agrees, .. } = check.state else {
+                panic!("{CORRUPT}")
+            };
             match by {
                 Some(by) if agrees => checked.extend(check.units.iter().map(|unit| (*unit, by))),
-                // The package stands against this opinion, so the opinion was wrong.
-                Some(_) => self.discredit(owner),
+                // The package stands against this opinion, so the opinion was wrong; a cancelled job decides nothing.
+                Some(_) if verified => self.discredit(owner),
+                Some(_) => {}
                 None if agrees => canaries += check.units.len() as u64,
                 None => {}
             }
@@ -1315,8 +1340,13 @@ impl State {
         entry.units += u64::from(count);
         // What was computed for another wallet is that one's record.
         if verified && entry.owner == owner {
-            entry.streak = if entry.suspicions == suspicions { entry.streak.saturating_add(1) } else { 1 };
-            entry.suspicions = suspicions;
+            if entry.suspicions == suspicions {
+                entry.streak = entry.streak.saturating_add(1);
+            } else {
+                let latest = entry.suspicions.wrapping_add(1) == suspicions;
+                entry.forfeited = if latest { entry.streak } else { 0 };
+                (entry.streak, entry.suspicions) = (1, suspicions);
+            }
         }
         if let Some(closed) = self.closed.get_mut(&lease) {
             closed.paid = Some(pay.provider);
@@ -1324,7 +1354,7 @@ impl State {
     }
 
     /// Begins an owner's record anew, because something about it is suspicious. The market does not suspect itself.
-    fn discredit(&mut self, owner: PublicKey) {
+    pub(crate) fn discredit(&mut self, owner: PublicKey) {
         if owner != self.market() {
             let record = self.owners.entry(owner).or_default();
             record.failed();
@@ -1332,15 +1362,15 @@ impl State {
         }
     }
 
-    fn reject(&mut self, id: PackageId, verdict: &Verdict, at_ms: u64) {
+    fn reject(&mut self, id: PackageId, at_ms: u64) {
         let (package, decided) = self.remove_package(id);
         let PackageState::Committed { worker, owner, .. } = package.state else { panic!("{CORRUPT}") };
         self.discredit(owner);
-        for check in decided {
-            if let CheckState::Decided { worker: Some(_), owner, agrees: true } = check.state
-                && *verdict != Verdict::Unverifiable
+        let (market, decided): (_, Vec<_>) = (self.market(), decided.iter().collect());
+        for check in &decided {
+            if let CheckState::Decided { worker: Some(_), owner, agrees: true, .. } = check.state
+                && refuted(check, &decided, market)
             {
-                // The package fell against this opinion, so the opinion was wrong.
                 self.discredit(owner);
             }
         }
@@ -1382,11 +1412,11 @@ fn remember_failure(failures: &mut Vec<Failure>, failure: Failure) {
     failures.insert(0, failure);
 }
 
-fn add(to: &mut Amount, amount: Amount) {
+pub(crate) fn add(to: &mut Amount, amount: Amount) {
     to.0 = to.0.checked_add(amount.0).expect("deposits are bounded so that no sum overflows");
 }
 
-fn take(from: &mut Amount, amount: Amount) {
+pub(crate) fn take(from: &mut Amount, amount: Amount) {
     from.0 = from.0.checked_sub(amount.0).expect("no balance goes below zero");
 }
 

@@ -13,7 +13,7 @@ use crate::{CheckKind, CheckState, JobReason, PackageState, Priority, State, Wor
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `I1` to `I10`.
+    /// `I1` to `I11`.
     pub id: &'static str,
     /// What is wrong.
     pub what: String,
@@ -27,7 +27,7 @@ impl fmt::Display for Violation {
 
 /// Every invariant the state breaks at `now_ms`.
 ///
-/// - I1: tokens are conserved: deposits + emitted = balances + pay held back + stake + escrow + treasury + burned.
+/// - I1: tokens are conserved: deposits + emitted = balances + pay held back + stake + frozen + escrow + treasury + burned.
 /// - I2: a job's money is conserved: escrowed = paid + royalties + treasury + burned + refunded + held, and an ended job holds nothing.
 /// - I3: a unit is accepted, and so paid, at most once, and every unit is in exactly one place.
 /// - I4: a unit is in at most one worker's hands for its first execution, and a check in at most one's.
@@ -37,6 +37,7 @@ impl fmt::Display for Violation {
 /// - I8: the indices agree with what they index.
 /// - I9: no unit is in a worker's hands before the results that it reads are accepted, and none that could run is blocked.
 /// - I10: a sealed job is in the hands of its recipients alone.
+/// - I11: what is frozen is what open verdicts took, each once, and what was deposited against them.
 pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut expect = |holds: bool, id: &'static str, what: &dyn Fn() -> String| {
@@ -71,7 +72,12 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
     expect(pending == u128::from(ledger.pending.0) && pending == listed, "I1", &|| {
         format!("{pending} are held back, the ledger says {}, {listed} are listed", ledger.pending)
     });
-    let rest = rest + bonded + unbonding + pending;
+    let frozen = stake(|a| a.frozen);
+    let listed = sum(&mut state.verdicts.values().map(|verdict| verdict.frozen()));
+    expect(frozen == u128::from(ledger.frozen.0) && frozen == listed, "I11", &|| {
+        format!("{frozen} is frozen, the ledger says {}, open verdicts took {listed}", ledger.frozen)
+    });
+    let rest = rest + bonded + unbonding + pending + frozen;
     expect(
         u128::from(ledger.deposited.0) + u128::from(ledger.emitted.0) == available + held + rest,
         "I1",
@@ -243,6 +249,14 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
             }
             None => (None, &[][..]),
         };
+        let verdict = check.appeal.and_then(|verdict| state.verdicts.get(&verdict));
+        let (owner, checks) = match verdict {
+            Some(verdict) => {
+                (Some(verdict.owner), verdict.appeal.as_ref().map_or(&[][..], |appeal| &appeal.checks))
+            }
+            None => (owner, checks),
+        };
+        expect(check.appeal.is_some() == verdict.is_some(), "I8", &|| format!("{id} examines no verdict"));
         expect(owner.is_some() && checks.contains(id), "I8", &|| format!("{id} checks nothing"));
         let early = matches!(check.state, CheckState::Early { .. });
         let leased = package.is_some_and(|package| matches!(package.state, PackageState::Leased(_)));
@@ -278,7 +292,7 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         });
     }
     let mut planned = BTreeMap::<JobId, u64>::new();
-    for check in state.checks.values().filter(|check| !check.verifier_only) {
+    for check in state.checks.values().filter(|check| !check.verifier_only && check.appeal.is_none()) {
         let price = state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
         *planned.entry(check.job).or_default() += price.0 * check.units.len() as u64;
     }

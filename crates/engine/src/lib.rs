@@ -13,8 +13,9 @@
 //!
 //! # Money
 //!
-//! Five events move it, each double-entry: deposit, submission (balance → escrow), acceptance (escrow → provider, treasury,
-//! burn), check payment (the same), and the job's end (escrow → balance). All amounts are integers and stand in the event,
+//! Few events move it, each double-entry: deposit, submission (balance → escrow), acceptance (escrow → provider, treasury,
+//! burn), check payment (the same), the job's end (escrow → balance), the release of pay that was held back, stake and its way
+//! back, a verdict (stake and pay → frozen), an appeal (balance → frozen), and what becomes of either when the verdict is final. All amounts are integers and stand in the event,
 //! so that a replay never recomputes a price.
 
 mod archive;
@@ -44,6 +45,7 @@ mod state;
 mod supply;
 mod trust;
 pub mod v1;
+mod verdict;
 
 pub use archive::{ARCHIVE_PREFIX_BYTES, ARCHIVE_VERSION, ArchiveError, archive_head_bytes, from_archive};
 pub use command::{
@@ -76,3 +78,4 @@ pub use state::{
     WaitingRun, Worker, WorkerState,
 };
 pub use trust::{AuditTerms, economic_floor_ppm};
+pub use verdict::{Appeal, Closing, OpenVerdict, Opinion, Outcome, Seizure};

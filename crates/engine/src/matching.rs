@@ -10,8 +10,8 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use protocol::{Amount, CheckId, Hash, JobId, LeaseId, PackageId, PublicKey, UnitRun};
 
 use crate::{
-    Check, CheckKind, Failure, Job, PPM, PackageState, Stage, StageId, StageQueue, State, WaitingRun, Work,
-    Worker,
+    Check, CheckKind, Failure, Job, OpenVerdict, PPM, PackageState, Stage, StageId, StageQueue, State,
+    WaitingRun, Work, Worker,
     checks::VerifierTurn,
     queue::Segment,
     ratio::scale,
@@ -320,15 +320,18 @@ impl State {
         if fits(&job.spec.stage_of(check.units[0]).requirements, &worker.device).is_err() {
             return false;
         }
+        if !self.may_read(key, worker, job) {
+            return false;
+        }
+        if let Some(verdict) = check.appeal {
+            return self.may_examine(key, worker, check, &self.verdicts[&verdict], now_ms);
+        }
         let (owner, checks, committed) = match &self.packages[&check.package].state {
             PackageState::Leased(lease) => {
                 (self.leases[lease].owner, &self.packages[&check.package].replicas, false)
             }
             PackageState::Committed { owner, checks, .. } => (*owner, checks, true),
         };
-        if !self.may_read(key, worker, job) {
-            return false;
-        }
         let (turn, waited) =
             (self.verifier_turn(check), now_ms >= check.since_ms + self.params.verifier_wait_ms);
         if worker.verifier {
@@ -347,12 +350,41 @@ impl State {
             && checks.iter().all(|id: &CheckId| self.checks[id].by(&self.leases) != Some(worker.owner))
     }
 
+    /// Whether a worker may execute the units of a contested verdict. Whoever had a part in it may not, but the market's
+    /// verifier, when it disagreed and nobody else came for half of the time.
+    fn may_examine(
+        &self,
+        key: PublicKey,
+        worker: &Worker,
+        check: &Check,
+        verdict: &OpenVerdict,
+        now_ms: u64,
+    ) -> bool {
+        let Some(appeal) = &verdict.appeal else { return false };
+        let twice = appeal.checks.iter().any(|id| self.checks[id].by(&self.leases) == Some(worker.owner));
+        if twice || check.avoid.contains(&key) {
+            return false;
+        }
+        if worker.verifier {
+            let half_ms = verdict.until_ms.saturating_sub(check.since_ms) / 2;
+            return !verdict.is_by(self.market()) || now_ms >= check.since_ms + half_ms;
+        }
+        // Strangers come when the verifier could have, and has not.
+        let waited = now_ms >= check.since_ms + self.params.verifier_wait_ms;
+        (verdict.is_by(self.market()) || waited)
+            && worker.owner != self.jobs[&check.job].owner
+            && !verdict.concerns(worker.owner)
+    }
+
     /// When the market's verifier may make a check. What a job's owner says against a package is looked into by the market
     /// first, so that an owner and a friend of theirs cannot outvote a worker.
     pub(crate) fn verifier_turn(&self, check: &Check) -> VerifierTurn {
         let of_canary = |tie: CheckId| self.checks.get(&tie).is_some_and(|tie| tie.kind == CheckKind::Canary);
+        let contested = check.appeal.map(|verdict| &self.verdicts[&verdict]);
         if self.jobs[&check.job].sealed.is_some() {
             VerifierTurn::Never
+        } else if contested.is_some_and(|verdict| !verdict.is_by(self.market())) {
+            VerifierTurn::First
         } else if check.verifier_only {
             VerifierTurn::Only
         } else if check.tie_of.is_some_and(of_canary) {

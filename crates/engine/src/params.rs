@@ -104,6 +104,8 @@ params! {
     audit_rate_floor_ppm: u32 = 5_000;
     /// Pay for accepted work is held back for this long, and a verdict may be contested for this long.
     appeal_ms: u64 = 600_000, 0..=2_592_000_000;
+    /// Least deposit of an appeal, in base units: a tenth of a token.
+    appeal_deposit: u64 = 100_000_000, 0..=1_000_000_000_000;
     /// What a verdict takes of all that an owner has at risk: stake, also on its way back, and pay that is held back.
     slash_bps: u32 = 5_000, 0..=10_000;
     /// It takes at least this many times the package's value, if there is as much.

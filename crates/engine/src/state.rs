@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::{
     Amount, ChallengeChain, CheckId, DeviceFacts, Hash, JobId, LeaseId, OutputCommitment, PackageId,
-    PublicKey, ReservationId, SignedSealingKey, UnitRun, WorkerOffer,
+    PublicKey, ReservationId, SignedSealingKey, UnitRun, VerdictId, WorkerOffer,
 };
 
 use crate::{
-    Booking, Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, ParamError, Params,
-    Priority, Promise, Provider, Reservation, SealedTo, Shortfall, Speed, Standing, Work,
+    Booking, Calibration, CheckKind, Event, Failure, JobSpec, KnownOutput, LeaveCause, OpenVerdict,
+    ParamError, Params, Priority, Promise, Provider, Reservation, SealedTo, Shortfall, Speed, Standing, Work,
     checks::WaitingChecks,
     price::{Demand, Forecasts},
     queue::Queue,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 12;
+pub const SNAPSHOT_VERSION: u32 = 13;
 
 /// The state of one market.
 ///
@@ -41,6 +41,8 @@ pub struct State {
     pub(crate) checks: BTreeMap<CheckId, Check>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) next: Counters,
+    /// Verdicts that are not final.
+    pub(crate) verdicts: BTreeMap<VerdictId, OpenVerdict>,
     pub(crate) reservation: Option<Reservation>,
     pub(crate) closed: BTreeMap<LeaseId, Closed>,
     pub(crate) idempotency: BTreeMap<Hash, Remembered>,
@@ -80,6 +82,8 @@ pub struct State {
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
     pub(crate) late: BTreeMap<LeaseId, Late>,
+    /// When verdicts are final.
+    pub(crate) verdict_deadlines: BTreeSet<(u64, VerdictId)>,
     /// Jobs whose owners hold them back.
     pub(crate) paused_jobs: BTreeSet<JobId>,
     /// Jobs that ended, by whether they may still go on and when they ended.
@@ -98,7 +102,8 @@ pub struct State {
     pub(crate) booking_ends: BTreeSet<(u64, ReservationId)>,
 }
 
-/// All money there is. `deposited + emitted = Σ (available + pending + bonded + unbonding) + held + treasury + burned`.
+/// All money there is.
+/// `deposited + emitted = Σ (available + pending + bonded + unbonding + frozen) + held + treasury + burned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Ledger {
     /// All that ever came in.
@@ -125,6 +130,8 @@ pub struct Ledger {
     pub unbonding: Amount,
     /// Pay that is held back.
     pub pending: Amount,
+    /// Taken by verdicts that are not final, and deposited for appeals.
+    pub frozen: Amount,
 }
 
 /// One wallet.
@@ -142,6 +149,8 @@ pub struct Account {
     pub spent: Amount,
     /// Set aside as stake.
     pub bonded: Amount,
+    /// What verdicts took from it that are not final, and its deposits for appeals.
+    pub frozen: Amount,
     /// Stake on its way back.
     pub unbonding: Amount,
     /// Wishes to unbond that are under way.
@@ -239,6 +248,10 @@ pub struct Job {
     pub workers: BTreeMap<PublicKey, JobWorker>,
     /// Committed packages.
     pub committed: BTreeSet<PackageId>,
+    /// Verdicts on its packages that are not final.
+    pub open_verdicts: u32,
+    /// What of its payments to the treasury was paid out for verdicts that were overturned.
+    pub compensated: Amount,
     /// The terms of its score that do not change.
     pub standing: Standing,
     /// When units of it were last given out; its submission before that.
@@ -290,6 +303,10 @@ impl StageQueue {
 impl Job {
     /// From when on it may leave the state for its archive; nothing while something may still happen to it by itself.
     pub(crate) fn archivable_from_ms(&self, params: &Params) -> Option<u64> {
+        // An appeal executes its units again.
+        if self.open_verdicts > 0 {
+            return None;
+        }
         let ended_at_ms = self.ended_at_ms?;
         let resumable = matches!(self.state, JobState::Incomplete { .. });
         Some(ended_at_ms.saturating_add(archive_after_ms(resumable, params)))
@@ -473,6 +490,8 @@ pub struct Worker {
     pub(crate) streak: u32,
     /// Suspicions against its owner when they began.
     pub(crate) suspicions: u32,
+    /// Those that the last suspicion made worthless.
+    pub(crate) forfeited: u32,
     /// Packages that were rejected.
     pub rejected: u64,
     /// The job that its device was reclaimed for.
@@ -575,6 +594,10 @@ pub struct Check {
     pub failures: u32,
     /// Workers that failed it.
     pub avoid: Vec<PublicKey>,
+    /// The units of which it got something else, by their commitments.
+    pub(crate) differs: Vec<u64>,
+    /// The verdict that is contested, when it is part of an appeal; the package is not there any more.
+    pub appeal: Option<VerdictId>,
     /// Where it is.
     pub state: CheckState,
 }
@@ -610,6 +633,8 @@ pub enum CheckState {
         worker: PublicKey,
         /// The wallet to be paid.
         owner: PublicKey,
+        /// The receipt's digest.
+        receipt: Hash,
         /// Each unit's outputs.
         outputs: Vec<Vec<OutputCommitment>>,
     },
@@ -621,6 +646,10 @@ pub enum CheckState {
         owner: PublicKey,
         /// Whether it got the same result.
         agrees: bool,
+        /// The receipt's digest; nothing for a look.
+        receipt: Option<Hash>,
+        /// What was compared and where it first differs.
+        evidence: String,
     },
 }
 
@@ -693,6 +722,7 @@ pub(crate) struct Remembered {
 /// The last id given out of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Counters {
+    pub verdict: u64,
     pub job: u64,
     pub package: u64,
     pub check: u64,
@@ -844,7 +874,13 @@ impl State {
             let range = until.map(|until| (resumable, 0, JobId(0))..=(resumable, until, JobId(u64::MAX)));
             range.into_iter().flat_map(|range| self.ended.range(range))
         };
-        due(false).chain(due(true)).take(limit).map(|(_, ended_at_ms, job)| (*job, *ended_at_ms)).collect()
+        let examined = |(_, _, job): &&(bool, u64, JobId)| self.jobs[job].open_verdicts == 0;
+        due(false)
+            .chain(due(true))
+            .filter(examined)
+            .take(limit)
+            .map(|(_, ended_at_ms, job)| (*job, *ended_at_ms))
+            .collect()
     }
 
     /// What the shell must compare, oldest first, at most `limit`.
@@ -871,21 +907,30 @@ impl State {
         let unbonded = self.unbonding.first_key_value().map(|((at, _), _)| *at);
         let booking = self.booking_ends.first().map(|(at, _)| *at);
         let released = self.pending.first_key_value().map(|((at, _), _)| *at);
-        let deadlines =
-            [lease, job, silence, verifier, preempt, unbonded, released, booking, self.epoch_ends_ms()];
-        deadlines.into_iter().flatten().min()
+        let verdict = self.verdict_deadlines.first().map(|(at, _)| *at);
+        let money = [unbonded, released, verdict, self.epoch_ends_ms()];
+        let deadlines = [lease, job, silence, verifier, preempt, booking].into_iter().chain(money);
+        deadlines.flatten().min()
+    }
+
+    /// What the units of a check were committed to be, unit by unit.
+    pub(crate) fn contested_outputs(&self, check: &Check) -> Vec<&[OutputCommitment]> {
+        if let Some(verdict) = check.appeal {
+            return self.verdicts[&verdict].outputs.iter().map(Vec::as_slice).collect();
+        }
+        let package = &self.packages[&check.package];
+        let PackageState::Committed { outputs, .. } = &package.state else {
+            unreachable!("only committed outputs are compared");
+        };
+        let index = |unit: &u64| usize::try_from(unit - package.run.first).expect("a unit of the package");
+        check.units.iter().map(|unit| outputs[index(unit)].as_slice()).collect()
     }
 
     pub(crate) fn comparison(&self, id: CheckId) -> Comparison {
         let check = &self.checks[&id];
-        let package = &self.packages[&check.package];
-        let PackageState::Committed { outputs: first, .. } = &package.state else {
-            unreachable!("only committed outputs are compared");
-        };
         let mut pairs = Vec::new();
-        for (number, unit) in check.units.iter().enumerate() {
-            let index = usize::try_from(unit - package.run.first).expect("a unit of the package");
-            let first = (0..).zip(&first[index]);
+        for ((number, unit), first) in check.units.iter().enumerate().zip(self.contested_outputs(check)) {
+            let first = (0..).zip(first);
             match &check.state {
                 CheckState::Comparing { outputs, .. } => {
                     let other = first.zip(&outputs[number]).filter(|((_, a), b)| a != b);

@@ -170,6 +170,7 @@ fn economics(world: &mut World) {
             }
         }
     }
+    appeal(world);
     let changes = vec![("base_price".to_owned(), 2_000_000)];
     world.run(Command::SetParams { by: MARKET, changes }).expect("within bounds");
     world.advance(7 * 24 * 3_600_000);
@@ -178,6 +179,22 @@ fn economics(world: &mut World) {
     let anchor = Hash::of(b"anchor");
     let chain = Command::AnchorChallenges { anchor, epoch_ms: 3_600_000, epochs: 65_536 };
     world.run(chain).expect("anchored");
+}
+
+/// A lie, and its verdict contested.
+fn appeal(world: &mut World) {
+    world.announce(MARKET);
+    world.fund(key(5), 1);
+    world.run(Command::Bond { account: key(5), amount: Amount(10_000) }).expect("bonded");
+    world.submit(spec(1, AUDIT));
+    let lease = world.lease(key(5), 1)[0];
+    world.commit(lease, 1).expect("taken");
+    world.advance(2_500);
+    let check = world.lease(MARKET, 1)[0];
+    world.commit(check, 0).expect("taken");
+    let verdict = *world.state.verdicts().keys().next_back().expect("a verdict");
+    world.run(Command::Contest { verdict, by: key(5) }).expect("contested");
+    world.finish(&[key(6), key(5)]);
 }
 
 /// What the whole history left behind, in numbers that any version can name.
@@ -233,7 +250,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(params || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 46, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 49, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

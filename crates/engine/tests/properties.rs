@@ -3,9 +3,11 @@
 
 mod rules;
 
+use std::collections::BTreeSet;
+
 use plexus_engine::{
-    Answer, Canary, Command, Gather, Iterate, JobSpec, JobState, KnownOutput, Params, Policy, Priority,
-    Release, Submission, Until, Worker, WorkerReason, decide,
+    Answer, Canary, Command, Event, Gather, Iterate, JobSpec, JobState, KnownOutput, Params, Policy,
+    Priority, Release, Submission, Until, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
 use protocol::{Amount, Hash, JobId, PublicKey};
@@ -72,6 +74,9 @@ enum Step {
     },
     Archive,
     Judge,
+    Contest {
+        verdict: prop::sample::Index,
+    },
     Pass {
         ms: u64,
     },
@@ -124,6 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(shape, units, times, deadline_ms)| Step::Graph { shape, units, times, deadline_ms }),
         1 => Just(Step::Archive),
         2 => Just(Step::Judge),
+        2 => any::<prop::sample::Index>().prop_map(|verdict| Step::Contest { verdict }),
         2 => prop_oneof![4 => 1u64..3_000, 1 => 3_000u64..60_000].prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Resume),
     ]
@@ -179,6 +185,12 @@ fn world() -> World {
     });
     world.settles_at = 1;
     world.fund(CLIENT, 1);
+    for owner in [1, 2, 3] {
+        world.fund(key(owner), 3);
+        let amount = Amount(protocol::BASE_UNITS_PER_TOKEN);
+        world.run(Command::Bond { account: key(owner), amount }).expect("bonded");
+        world.run(Command::Unbond { account: key(owner), amount: Amount(7) }).expect("unbonding");
+    }
     let delegate =
         Command::DelegateSession { wallet: key(1), session: key(101), expires_at_ms: 2_000_000_000 };
     world.run(delegate).expect("a fresh key can be delegated to");
@@ -186,6 +198,31 @@ fn world() -> World {
         world.announce(worker);
     }
     world
+}
+
+/// A package is judged once, a verdict is final once, and what it takes needs two owners' word or the market's.
+fn judged_once_and_by_more_than_one(world: &World) {
+    let (mut judged, mut closed) = (BTreeSet::new(), BTreeSet::new());
+    for (_, event) in &world.journal {
+        match event {
+            Event::VerdictReached { package, opinions, owner, slash, .. } => {
+                assert!(judged.insert(*package), "{package} is judged twice");
+                let against: BTreeSet<_> =
+                    opinions.iter().filter(|o| !o.agrees && o.worker.is_some()).map(|o| o.owner).collect();
+                assert!(!against.contains(owner), "nobody accuses themselves");
+                let enough = against.len() > 1 || against.contains(&MARKET);
+                assert!(enough || slash.total() == Amount::ZERO, "{package} is slashed on one opinion");
+                assert!(enough, "{package} is judged on one opinion");
+            }
+            Event::VerdictClosed { verdict, .. } => {
+                assert!(closed.insert(*verdict), "{verdict} is final twice")
+            }
+            _ => {}
+        }
+    }
+    let frozen: u64 = world.state.verdicts().values().map(|verdict| verdict.frozen().0).sum();
+    assert_eq!(frozen, world.state.ledger().frozen.0);
+    assert_eq!(judged.len(), closed.len() + world.state.verdicts().len());
 }
 
 proptest! {
@@ -305,6 +342,13 @@ proptest! {
                         prop_assert!(!world.state.jobs().contains_key(&job));
                     }
                 }
+                Step::Contest { verdict } => {
+                    let open: Vec<_> = world.state.verdicts().iter().map(|(id, v)| (*id, v.owner)).collect();
+                    if !open.is_empty() {
+                        let (verdict, by) = *verdict.get(&open);
+                        let _ = world.run(Command::Contest { verdict, by });
+                    }
+                }
                 Step::Judge => world.judge(),
                 Step::Pass { ms } => world.advance(ms),
                 Step::Resume => {
@@ -323,6 +367,7 @@ proptest! {
             }
         }
         prop_assert_eq!(&world.replayed(), &world.state);
+        judged_once_and_by_more_than_one(&world);
         let jobs: Vec<_> = world.state.jobs().keys().copied().collect();
         for job in jobs {
             let _ = world.run(Command::Pause { job, by: CLIENT, paused: false });

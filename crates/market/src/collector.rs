@@ -192,7 +192,7 @@ impl Collector {
             .committer
             .query(move |state, now_ms| {
                 let recent = |ended_ms: u64| ended_ms.saturating_add(age_min_ms) > now_ms;
-                let needs = |job: &engine::Job| job.ended_at_ms.is_none_or(recent);
+                let needs = |job: &engine::Job| job.open_verdicts > 0 || job.ended_at_ms.is_none_or(recent);
                 state.jobs().iter().filter(|(_, job)| needs(job)).map(|(id, _)| *id).collect()
             })
             .await)?;
@@ -242,7 +242,9 @@ fn in_verification(state: &State) -> Vec<Hash> {
         CheckState::Comparing { outputs, .. } => hashes(outputs).collect(),
         _ => Vec::new(),
     });
-    packages.chain(checks).collect()
+    // An appeal compares with them.
+    let accused = state.verdicts().values().flat_map(|verdict| hashes(verdict.outputs()));
+    packages.chain(accused).chain(checks).collect()
 }
 
 fn hashes(outputs: &[Vec<OutputCommitment>]) -> impl Iterator<Item = Hash> {

@@ -949,6 +949,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Bond { .. } => "bond",
         Command::Unbond { .. } => "unbond",
         Command::Rate { .. } => "rate",
+        Command::Contest { .. } => "contest",
         Command::SetParams { .. } => "set_params",
         Command::GiveSealingKey { .. } => "sealing_key",
         Command::Reserve(_) => "reserve",

@@ -186,6 +186,13 @@ fn rejection_code(rejection: &Rejection) -> (&'static str, &'static str) {
         Rejection::ReservationForeign(_) => {
             (code::FORBIDDEN, "log in with the wallet that made the reservation")
         }
+        Rejection::VerdictUnknown(_) => (code::NOT_FOUND, "list the verdicts with GET /v1/verdicts"),
+        Rejection::VerdictForeign(_) => (code::FORBIDDEN, "log in with the wallet of the accused worker"),
+        Rejection::VerdictFinal(_) => (code::VERDICT_FINAL, "see what became of it"),
+        Rejection::ContestedBefore(_) => {
+            (code::CONTESTED_BEFORE, "wait for what those find who execute the units again")
+        }
+        Rejection::DepositTooLow { .. } => (code::BALANCE_TOO_LOW, "deposit tokens"),
         Rejection::NotTheMarket => (code::FORBIDDEN, "log in with the market's key"),
         Rejection::CheckNotPending(_) => (code::REQUEST_INVALID, "the check was decided meanwhile"),
     }

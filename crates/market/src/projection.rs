@@ -6,9 +6,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use engine::{Check, CheckState, Event, JobEnd, JobSpec, JobState, PackageState, Split, State, Work};
-use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun};
-use store::{Batch, JobRow, Movement, MovementKind, Trace, WorkerRow};
+use engine::{
+    Check, CheckState, Event, JobEnd, JobSpec, JobState, Outcome, PackageState, Split, State, Work,
+};
+use protocol::{CheckId, JobId, LeaseId, PackageId, PublicKey, UnitRun, VerdictId};
+use store::{Batch, JobRow, Movement, MovementKind, Trace, VerdictChange, VerdictRow, WorkerRow};
+
+use crate::view;
 
 /// Translates events in journal order.
 #[derive(Debug, Default, PartialEq)]
@@ -20,6 +24,17 @@ pub struct Projection {
     /// Checks of packages that are not committed yet.
     replicas: HashMap<PackageId, Vec<CheckId>>,
     checks: HashMap<CheckId, OpenCheck>,
+    verdicts: HashMap<VerdictId, OpenVerdict>,
+}
+
+/// A verdict that is not final.
+#[derive(Debug, PartialEq)]
+struct OpenVerdict {
+    package: PackageId,
+    job: JobId,
+    worker: PublicKey,
+    owner: PublicKey,
+    checks: Vec<CheckId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,6 +130,15 @@ impl Projection {
                 .collect(),
             checks: checks
                 .map(|(id, c)| (*id, OpenCheck { package: c.package, job: c.job, worker: maker(c) }))
+                .collect(),
+            verdicts: state
+                .verdicts()
+                .iter()
+                .map(|(id, v)| {
+                    let checks = v.appeal.as_ref().map_or(vec![], |appeal| appeal.checks.clone());
+                    let (package, job, worker, owner) = (v.package, v.job, v.worker, v.owner);
+                    (*id, OpenVerdict { package, job, worker, owner, checks })
+                })
                 .collect(),
         }
     }
@@ -344,6 +368,77 @@ impl Projection {
                     changes.jobs.insert(open.job);
                     changes.workers.insert(open.worker);
                 }
+            }
+            Event::VerdictReached { verdict, package, job, worker, owner, .. } => {
+                changes.jobs.insert(*job);
+                changes.workers.insert(*worker);
+                let told = view::reached(event, at_ms);
+                changes.batch.verdict(VerdictRow {
+                    id: *verdict,
+                    job: *job,
+                    worker: *worker,
+                    owner: *owner,
+                    at_ms,
+                    reached: serde_json::to_string(&told).expect("a verdict has a JSON form"),
+                    change: VerdictChange::default(),
+                });
+                self.verdicts.insert(
+                    *verdict,
+                    OpenVerdict {
+                        package: *package,
+                        job: *job,
+                        worker: *worker,
+                        owner: *owner,
+                        checks: vec![],
+                    },
+                );
+            }
+            Event::VerdictContested { verdict, deposit, checks, until_ms, .. } => {
+                let told = view::contested(at_ms, *deposit, *until_ms);
+                let contested = serde_json::to_string(&told).expect("an appeal has a JSON form");
+                changes.batch.verdict_changed(
+                    *verdict,
+                    VerdictChange { state: 1, contested, ..VerdictChange::default() },
+                );
+                if let Some(open) = self.verdicts.get_mut(verdict) {
+                    for plan in checks {
+                        open.checks.push(plan.check);
+                        let check = OpenCheck { package: open.package, job: open.job, worker: None };
+                        self.checks.insert(plan.check, check);
+                    }
+                }
+            }
+            Event::VerdictClosed { verdict, outcome, opinions, closing } => {
+                let told = view::closing(at_ms, *outcome, opinions, closing);
+                let state = match outcome {
+                    Outcome::Uncontested => 0,
+                    Outcome::Upheld | Outcome::Unexamined => 2,
+                    Outcome::Overturned => 3,
+                };
+                let closed = serde_json::to_string(&told).expect("a closing has a JSON form");
+                changes
+                    .batch
+                    .verdict_changed(*verdict, VerdictChange { state, closed, ..VerdictChange::default() });
+                let Some(open) = self.verdicts.remove(verdict) else { return };
+                for check in &open.checks {
+                    self.checks.remove(check);
+                }
+                changes.workers.insert(open.worker);
+                let mut part = 0;
+                let mut paid = |kind, account, worker, pay: &Split| {
+                    if pay.total().0 > 0 {
+                        changes.workers.insert(worker);
+                        let paid = movement(kind, account, pay.provider);
+                        let paid = settled(paid, Some(open.job), open.package, worker, pay);
+                        changes.moved(Movement { part, ..paid });
+                        part += 1;
+                    }
+                };
+                for (worker, owner, pay) in &closing.pays {
+                    paid(MovementKind::Check, *owner, *worker, pay);
+                }
+                let compensation = Split { provider: closing.compensation, ..Split::default() };
+                paid(MovementKind::Work, open.owner, open.worker, &compensation);
             }
             Event::UnitsParked { job, .. } => {
                 changes.jobs.insert(*job);

@@ -10,7 +10,7 @@ use api::{
 use engine::{
     Blockage, JobReason, LeaveCause, Misfit, PackageState, Place, Shortfall, StageInput, State, WorkerReason,
 };
-use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitId, UnitRun};
+use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitId, UnitRun, VerdictId};
 use store::{Movement, MovementKind};
 
 use crate::time::rfc3339;
@@ -373,6 +373,7 @@ pub fn account(state: &State, id: PublicKey) -> Account {
             .collect(),
         spent: account.spent,
         bonded: account.bonded,
+        frozen: account.frozen,
         unbonding: account.unbonding,
         rewarded: account.rewarded,
     }
@@ -394,6 +395,7 @@ pub fn ledger(state: &State) -> Ledger {
         royalties: ledger.royalties,
         emitted: ledger.emitted,
         bonded: ledger.bonded,
+        frozen: ledger.frozen,
         unbonding: ledger.unbonding,
         pending: ledger.pending,
     }
@@ -522,6 +524,121 @@ fn reputation(found: &engine::Reputation) -> api::Reputation {
         nrs_milli: found.nrs_milli,
         tier: found.tier,
     }
+}
+
+fn opinion(said: &engine::Opinion) -> api::Opinion {
+    api::Opinion {
+        worker: said.worker,
+        owner: said.owner,
+        agrees: said.agrees,
+        receipt: said.receipt,
+        evidence: said.evidence.clone(),
+    }
+}
+
+/// A verdict as it was reached.
+pub fn reached(event: &engine::Event, at_ms: u64) -> Option<api::Verdict> {
+    let engine::Event::VerdictReached {
+        verdict,
+        package,
+        job,
+        run,
+        worker,
+        owner,
+        receipt,
+        cause,
+        opinions,
+        disputed,
+        pay,
+        slash,
+        until_ms,
+    } = event
+    else {
+        return None;
+    };
+    Some(api::Verdict {
+        id: *verdict,
+        job: *job,
+        package: *package,
+        units: *run,
+        worker: *worker,
+        owner: *owner,
+        receipt: *receipt,
+        cause: match cause {
+            engine::Verdict::Outvoted => api::VerdictCause::Outvoted,
+            engine::Verdict::VerifierDisagrees => api::VerdictCause::VerifierDisagrees,
+            engine::Verdict::Unverifiable => api::VerdictCause::Unverifiable,
+        },
+        opinions: opinions.iter().map(opinion).collect(),
+        disputed: disputed.clone(),
+        pay: *pay,
+        slash: slash.total(),
+        reached_at: rfc3339(at_ms),
+        state: api::VerdictState::Standing,
+        is_final: false,
+        contestable_until: rfc3339(*until_ms),
+        appeal: None,
+        closing: None,
+    })
+}
+
+/// How a verdict became final.
+pub fn closing(
+    at_ms: u64,
+    outcome: engine::Outcome,
+    said: &[engine::Opinion],
+    closing: &engine::Closing,
+) -> api::VerdictClosing {
+    let seized = closing.seized.iter().map(|(_, seizure)| seizure.total().0).sum();
+    api::VerdictClosing {
+        at: rfc3339(at_ms),
+        outcome: match outcome {
+            engine::Outcome::Uncontested => api::VerdictOutcome::Uncontested,
+            engine::Outcome::Upheld => api::VerdictOutcome::Upheld,
+            engine::Outcome::Unexamined => api::VerdictOutcome::Unexamined,
+            engine::Outcome::Overturned => api::VerdictOutcome::Overturned,
+        },
+        opinions: said.iter().map(opinion).collect(),
+        deposit: closing.deposit,
+        compensation: closing.compensation,
+        taken_from_accusers: Amount(seized),
+        from_treasury: closing.from_treasury,
+        treasury: closing.treasury,
+        burned: closing.burned,
+    }
+}
+
+/// A verdict from its row.
+pub fn verdict(row: &store::VerdictRow) -> Option<api::Verdict> {
+    let text = |text: &str| (!text.is_empty()).then(|| serde_json::from_str::<serde_json::Value>(text));
+    let mut verdict: api::Verdict = serde_json::from_str(&row.reached).ok()?;
+    if let Some(appeal) = text(&row.change.contested) {
+        verdict.appeal = Some(serde_json::from_value(appeal.ok()?).ok()?);
+        verdict.state = api::VerdictState::Contested;
+    }
+    if let Some(closing) = text(&row.change.closed) {
+        let closing: api::VerdictClosing = serde_json::from_value(closing.ok()?).ok()?;
+        verdict.state = match closing.outcome {
+            api::VerdictOutcome::Uncontested => api::VerdictState::Standing,
+            api::VerdictOutcome::Upheld | api::VerdictOutcome::Unexamined => api::VerdictState::Upheld,
+            api::VerdictOutcome::Overturned => api::VerdictState::Overturned,
+        };
+        verdict.is_final = true;
+        verdict.closing = Some(closing);
+    }
+    Some(verdict)
+}
+
+/// How a verdict is contested.
+pub fn contested(at_ms: u64, deposit: Amount, until_ms: u64) -> api::VerdictAppeal {
+    api::VerdictAppeal { at: rfc3339(at_ms), deposit, until: rfc3339(until_ms) }
+}
+
+/// The appeal against a verdict that is not final.
+pub fn appeal(state: &State, id: VerdictId) -> Option<api::VerdictAppeal> {
+    let verdict = state.verdicts().get(&id)?;
+    let appeal = verdict.appeal.as_ref()?;
+    Some(contested(appeal.at_ms, appeal.deposit, verdict.until_ms))
 }
 
 /// What a job would cost.

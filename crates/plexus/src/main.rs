@@ -16,6 +16,7 @@ mod signals;
 mod sim;
 mod submit;
 mod up;
+mod verdict_commands;
 mod wallet;
 mod wallet_commands;
 mod work;
@@ -51,6 +52,9 @@ enum Command {
     /// Make and look at the key that owns tokens
     #[command(subcommand)]
     Wallet(wallet_commands::Command),
+    /// See packages that were contradicted, and contest what that cost
+    #[command(subcommand)]
+    Verdict(verdict_commands::Command),
     /// Show the GPUs that a worker could use
     Device(device::Options),
     /// Run the market's rules against a simulated network
@@ -112,6 +116,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Job(command) => block_on(job_commands::run(command)),
         Command::Proof(command) => block_on(proof_commands::run(command)),
         Command::Wallet(command) => block_on(wallet_commands::run(command)),
+        Command::Verdict(command) => block_on(verdict_commands::run(command)),
     }
 }
 
@@ -135,6 +140,7 @@ impl Command {
             Self::Job(command) => command.json(),
             Self::Proof(command) => command.json(),
             Self::Wallet(command) => command.json(),
+            Self::Verdict(command) => command.json(),
             Self::Device(options) => options.json,
             Self::Sim(options) => options.json,
             Self::Completions { .. } | Self::Executor | Self::Openapi => false,

@@ -220,6 +220,7 @@ fn balance(json: bool, account: &api::Account) {
         ("earned", tokens(account.earned)),
         ("spent", tokens(account.spent)),
         ("stake", tokens(account.bonded)),
+        ("frozen by verdicts", tokens(account.frozen)),
         ("stake on its way back", tokens(account.unbonding)),
         ("rewards", tokens(account.rewarded)),
     ]);

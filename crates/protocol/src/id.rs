@@ -56,6 +56,10 @@ id!(
     CheckId, "check"
 );
 id!(
+    /// What became of a package that was contradicted.
+    VerdictId, "verdict"
+);
+id!(
     /// Workers that are kept for one account's sealed job.
     ReservationId, "reservation"
 );

@@ -24,7 +24,7 @@ pub use challenge::ChallengeChain;
 pub use device::{DeviceFacts, DeviceLimits, FEATURE_LONG_LOOPS, FLAW_LOOP_ROUNDS, WorkerKind, WorkerOffer};
 pub use expression::{Expression, ExpressionError};
 pub use hash::{Hash, HashParseError};
-pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, ReservationId, UnitId};
+pub use id::{CheckId, IdParseError, JobId, LeaseId, PackageId, ReservationId, UnitId, VerdictId};
 pub use job::{InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec};
 pub use key::{KeyError, PublicKey, SecretKey, Signable, Signature, VerifyError};
 pub use manifest::Manifest;

@@ -30,6 +30,6 @@ pub use location::{Location, ServerUrl};
 pub use object_store::GetRange as ByteRange;
 pub use read_model::{
     ArchivedRow, Batch, JobFilter, JobRow, Movement, MovementFilter, MovementKind, ReadModel, Trace,
-    WorkerFilter, WorkerRow,
+    VerdictChange, VerdictFilter, VerdictRow, WorkerFilter, WorkerRow,
 };
 pub use snapshots::{Snapshot, Snapshots};

@@ -12,13 +12,13 @@ mod server;
 
 use std::collections::BTreeMap;
 
-use protocol::{Amount, Hash, JobId, PackageId, PublicKey, UnitRun};
+use protocol::{Amount, Hash, JobId, PackageId, PublicKey, UnitRun, VerdictId};
 
 use crate::{Location, StoreError};
 
 /// Version of the tables. Another version's file is emptied and rebuilt from the journal; on a server each version has tables of
 /// its own, so that programs of both can run side by side.
-const SCHEMA_VERSION: u32 = 4;
+const SCHEMA_VERSION: u32 = 5;
 
 /// Most rows of one unit, or of one package: failed attempts and opinions are fewer.
 const TRACES_MAX: u32 = 1_000;
@@ -32,6 +32,8 @@ pub struct Batch {
     workers: BTreeMap<PublicKey, WorkerRow>,
     movements: Vec<Movement>,
     traces: Vec<Trace>,
+    verdicts: BTreeMap<VerdictId, VerdictRow>,
+    verdict_changes: BTreeMap<VerdictId, VerdictChange>,
 }
 
 /// A job, for lists.
@@ -75,6 +77,48 @@ pub struct WorkerRow {
     pub adapter: String,
     /// When it last announced itself.
     pub announced_at_ms: u64,
+}
+
+/// A verdict, for ever. What was said and paid are texts that only the market reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerdictRow {
+    /// The verdict.
+    pub id: VerdictId,
+    /// The job of the package.
+    pub job: JobId,
+    /// Who computed it.
+    pub worker: PublicKey,
+    /// The wallet that would have been paid.
+    pub owner: PublicKey,
+    /// When it was reached.
+    pub at_ms: u64,
+    /// What was found.
+    pub reached: String,
+    /// What became of it since.
+    pub change: VerdictChange,
+}
+
+/// What became of a verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerdictChange {
+    /// Where it is; the market numbers the ways.
+    pub state: u8,
+    /// How it was contested; empty when it was not.
+    pub contested: String,
+    /// How it became final; empty before that.
+    pub closed: String,
+}
+
+impl VerdictChange {
+    /// Both together, the later one last.
+    fn then(&mut self, later: Self) {
+        self.state = later.state;
+        for (text, later) in [(&mut self.contested, later.contested), (&mut self.closed, later.closed)] {
+            if !later.is_empty() {
+                *text = later;
+            }
+        }
+    }
 }
 
 /// One movement of money. A settlement of a package is one row, though three parties gain by it.
@@ -164,8 +208,9 @@ impl Batch {
 
     /// Changes held.
     pub fn len(&self) -> usize {
-        let rows = self.workers.len() + self.movements.len() + self.traces.len();
-        self.jobs.len() + self.ended.len() + self.archived.len() + rows
+        let jobs = self.jobs.len() + self.ended.len() + self.archived.len();
+        let verdicts = self.verdicts.len() + self.verdict_changes.len();
+        jobs + verdicts + self.workers.len() + self.movements.len() + self.traces.len()
     }
 
     /// A job is new.
@@ -203,6 +248,25 @@ impl Batch {
     /// The journal tells of a package.
     pub fn trace(&mut self, trace: Trace) {
         self.traces.push(trace);
+    }
+
+    /// A verdict was reached.
+    pub fn verdict(&mut self, mut row: VerdictRow) {
+        row.reached = storable(row.reached);
+        self.verdicts.insert(row.id, row);
+    }
+
+    /// A verdict was contested, or became final.
+    pub fn verdict_changed(&mut self, id: VerdictId, change: VerdictChange) {
+        let change = VerdictChange {
+            contested: storable(change.contested),
+            closed: storable(change.closed),
+            ..change
+        };
+        match self.verdicts.get_mut(&id) {
+            Some(row) => row.change.then(change),
+            None => self.verdict_changes.entry(id).or_default().then(change),
+        }
     }
 
     /// Money moved.
@@ -244,6 +308,21 @@ pub struct MovementFilter {
     pub job: Option<JobId>,
     /// Not newer than this part of the event with this sequence.
     pub upto: Option<(u64, u32)>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Which verdicts to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct VerdictFilter {
+    /// This one alone.
+    pub id: Option<VerdictId>,
+    /// On packages of this owner.
+    pub owner: Option<PublicKey>,
+    /// On packages of this job.
+    pub job: Option<JobId>,
+    /// Older than this one.
+    pub before: Option<VerdictId>,
     /// At most this many.
     pub limit: u32,
 }
@@ -435,6 +514,39 @@ impl ReadModel {
         let mut question = Question::about("SELECT seq FROM", "traces");
         question.that("package = $", package.0);
         self.ask(&question.list("seq", TRACES_MAX), |row| unsigned(row, 0))
+    }
+
+    /// Verdicts, newest first.
+    pub fn verdicts(&self, filter: &VerdictFilter) -> Result<Vec<VerdictRow>, StoreError> {
+        let columns = "SELECT id, job, worker, owner, at_ms, reached, state, contested, closed FROM";
+        let mut question = Question::about(columns, "verdicts");
+        if let Some(id) = filter.id {
+            question.that("id = $", id.0);
+        }
+        if let Some(owner) = filter.owner {
+            question.that("owner = $", owner);
+        }
+        if let Some(job) = filter.job {
+            question.that("job = $", job.0);
+        }
+        if let Some(before) = filter.before {
+            question.that("id < $", before.0);
+        }
+        self.ask(&question.list("id DESC", filter.limit), |row| {
+            Ok(VerdictRow {
+                id: VerdictId(unsigned(row, 0)?),
+                job: JobId(unsigned(row, 1)?),
+                worker: key(row, 2)?,
+                owner: key(row, 3)?,
+                at_ms: unsigned(row, 4)?,
+                reached: row.text(5)?,
+                change: VerdictChange {
+                    state: unsigned(row, 6)?,
+                    contested: row.text(7)?,
+                    closed: row.text(8)?,
+                },
+            })
+        })
     }
 
     fn ask<T>(
@@ -707,6 +819,53 @@ mod tests {
             assert_eq!(list(&WorkerFilter { limit: 1, ..all.clone() }), [2]);
             assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([2; 32]))), ..all.clone() }), [3, 1]);
             assert_eq!(list(&WorkerFilter { after: Some((9, PublicKey([3; 32]))), ..all }), [1]);
+        });
+    }
+
+    #[test]
+    fn verdicts_are_kept_with_what_became_of_them() {
+        each(|location| {
+            let mut model = open(location);
+            let verdict = |id, owner| VerdictRow {
+                id: VerdictId(id),
+                job: JobId(id % 2),
+                worker: BOB,
+                owner,
+                at_ms: id,
+                reached: format!("{{\"what\": {id}}}"),
+                change: VerdictChange::default(),
+            };
+            let contested = VerdictChange { state: 1, contested: "why".into(), ..VerdictChange::default() };
+            let closed = VerdictChange { state: 3, closed: "how".into(), ..VerdictChange::default() };
+            let mut batch = Batch::default();
+            for (id, owner) in [(1, ADA), (2, BOB), (3, ADA)] {
+                batch.verdict(verdict(id, owner));
+            }
+            batch.verdict_changed(VerdictId(3), contested.clone());
+            model.apply(10, &batch).expect("room");
+            let mut later = Batch::default();
+            later.verdict_changed(VerdictId(1), contested.clone());
+            later.verdict_changed(VerdictId(3), closed.clone());
+            for _ in 0..2 {
+                model.apply(12, &later).expect("room");
+            }
+            let all = VerdictFilter { limit: 10, ..VerdictFilter::default() };
+            let both = VerdictChange { state: 3, contested: "why".into(), closed: "how".into() };
+            let expected = [
+                VerdictRow { change: both, ..verdict(3, ADA) },
+                verdict(2, BOB),
+                VerdictRow { change: contested, ..verdict(1, ADA) },
+            ];
+            assert_eq!(model.verdicts(&all).expect("readable"), expected);
+            let ids = |filter: &VerdictFilter| -> Vec<u64> {
+                model.verdicts(filter).expect("readable").iter().map(|row| row.id.0).collect()
+            };
+            assert_eq!(ids(&VerdictFilter { owner: Some(ADA), ..all.clone() }), [3, 1]);
+            assert_eq!(ids(&VerdictFilter { job: Some(JobId(0)), ..all.clone() }), [2]);
+            assert_eq!(ids(&VerdictFilter { before: Some(VerdictId(3)), limit: 1, ..all.clone() }), [2]);
+            assert_eq!(ids(&VerdictFilter { id: Some(VerdictId(2)), ..all.clone() }), [2]);
+            model.clear().expect("cleared");
+            assert_eq!(model.verdicts(&all).expect("readable"), []);
         });
     }
 

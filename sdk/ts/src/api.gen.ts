@@ -10,6 +10,8 @@ export interface Account {
   earned: Amount;
   /** What its unfinished jobs hold. */
   escrowed: Amount;
+  /** What verdicts took that are not final, and deposits for appeals. */
+  frozen: Amount;
   /** The wallet. */
   id: PublicKey;
   /** Pay that is held back. */
@@ -669,6 +671,8 @@ export interface Ledger {
   emitted: Amount;
   /** Ever put into escrow. */
   escrowed: Amount;
+  /** What verdicts took that are not final, and deposits for appeals. */
+  frozen: Amount;
   /** In the escrow of unfinished jobs. */
   held: Amount;
   /** Ever paid to workers. */
@@ -765,6 +769,20 @@ export interface Opening {
   signature: Signature;
   /** The unit's index in its job. */
   unit: string;
+}
+
+/** What somebody says of a package. */
+export interface Opinion {
+  /** Whether it is the accused's. */
+  agrees: boolean;
+  /** What was compared and where it first differs. */
+  evidence: string;
+  /** Whose opinion it is. */
+  owner: PublicKey;
+  /** The digest of its receipt. */
+  receipt?: Hash | null;
+  /** Who executed the units again; absent for a look without an execution. */
+  worker?: PublicKey | null;
 }
 
 /** What a worker commits to for one output of one unit. */
@@ -927,6 +945,51 @@ export interface Page_Unit {
     state: UnitState;
     /** Who computed it, once accepted. */
     worker?: PublicKey | null;
+  })[];
+  /** Pass as `cursor` for the next page; absent on the last one. */
+  next?: string | null;
+}
+
+/** One page of a list, newest first. */
+export interface Page_Verdict {
+  /** The items. */
+  items: ({
+    /** How it was contested, if it was. */
+    appeal?: VerdictAppeal | null;
+    /** What was found. */
+    cause: VerdictCause;
+    /** How it became final, once it is. */
+    closing?: VerdictClosing | null;
+    /** Until when the owner may contest it. */
+    contestable_until: string;
+    /** The units whose commitments differ. */
+    disputed: string[];
+    /** Whether nothing can change it any more. */
+    final: boolean;
+    /** The verdict. */
+    id: VerdictId;
+    /** The job of the package. */
+    job: JobId;
+    /** Who said what of the package. */
+    opinions: Opinion[];
+    /** The wallet that would have been paid. */
+    owner: PublicKey;
+    /** The package. */
+    package: PackageId;
+    /** What the owner would have been paid. */
+    pay: Amount;
+    /** When it was reached. */
+    reached_at: string;
+    /** The digest of the receipt that was contradicted. */
+    receipt: Hash;
+    /** What was taken from the owner; frozen until the verdict is final. */
+    slash: Amount;
+    /** Where it is. */
+    state: VerdictState;
+    /** Its units. */
+    units: UnitRun;
+    /** Who computed it. */
+    worker: PublicKey;
   })[];
   /** Pass as `cursor` for the next page; absent on the last one. */
   next?: string | null;
@@ -1541,6 +1604,89 @@ export type Until =
     /** The stage's name. */
     stage: string;
   };
+
+/** `GET /v1/verdicts/{id}`: a package whose results were contradicted, and what that takes from its owner. */
+export interface Verdict {
+  /** How it was contested, if it was. */
+  appeal?: VerdictAppeal | null;
+  /** What was found. */
+  cause: VerdictCause;
+  /** How it became final, once it is. */
+  closing?: VerdictClosing | null;
+  /** Until when the owner may contest it. */
+  contestable_until: string;
+  /** The units whose commitments differ. */
+  disputed: string[];
+  /** Whether nothing can change it any more. */
+  final: boolean;
+  /** The verdict. */
+  id: VerdictId;
+  /** The job of the package. */
+  job: JobId;
+  /** Who said what of the package. */
+  opinions: Opinion[];
+  /** The wallet that would have been paid. */
+  owner: PublicKey;
+  /** The package. */
+  package: PackageId;
+  /** What the owner would have been paid. */
+  pay: Amount;
+  /** When it was reached. */
+  reached_at: string;
+  /** The digest of the receipt that was contradicted. */
+  receipt: Hash;
+  /** What was taken from the owner; frozen until the verdict is final. */
+  slash: Amount;
+  /** Where it is. */
+  state: VerdictState;
+  /** Its units. */
+  units: UnitRun;
+  /** Who computed it. */
+  worker: PublicKey;
+}
+
+/** An appeal. */
+export interface VerdictAppeal {
+  /** When it was made. */
+  at: string;
+  /** What was deposited for it. */
+  deposit: Amount;
+  /** When it is decided at the latest. */
+  until: string;
+}
+
+/** Why a package was rejected. */
+export type VerdictCause = 'outvoted' | 'verifier_disagrees' | 'unverifiable';
+
+/** How a verdict became final, and where the money went. */
+export interface VerdictClosing {
+  /** When. */
+  at: string;
+  /** What was burned. */
+  burned: Amount;
+  /** What the owner was paid for the package after all. */
+  compensation: Amount;
+  /** What went back of the deposit. */
+  deposit: Amount;
+  /** What the treasury paid. */
+  from_treasury: Amount;
+  /** What those said who executed the units for the appeal. */
+  opinions?: Opinion[];
+  /** How. */
+  outcome: VerdictOutcome;
+  /** What those who were wrong paid. */
+  taken_from_accusers: Amount;
+  /** What the treasury got. */
+  treasury: Amount;
+}
+
+export type VerdictId = string;
+
+/** How a verdict became final. */
+export type VerdictOutcome = 'uncontested' | 'upheld' | 'unexamined' | 'overturned';
+
+/** Where a verdict is. */
+export type VerdictState = 'standing' | 'contested' | 'upheld' | 'overturned';
 
 /** What verification did for a job so far, in units. */
 export interface VerificationCounts {

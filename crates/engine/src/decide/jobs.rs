@@ -7,7 +7,7 @@ use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitRun};
 use super::Deciding;
 use crate::{
     Answer, EndCause, Event, Failure, Job, JobEnd, JobState, PackageState, Policy, Rejection, Shortfall,
-    Split, Submission, Work,
+    Split, Submission, Work, verdict::refuted,
 };
 
 /// Most units of one job.
@@ -341,18 +341,24 @@ impl Deciding<'_> {
         }
     }
 
-    /// Pays the checks of a package whose opinion was `right`. The market's verifier works for nothing.
-    pub(super) fn pay_checks(&mut self, id: protocol::PackageId, right: bool) {
+    /// Pays the checks of a package that is `accepted` or rejected, but for those that were wrong. The market's verifier works
+    /// for nothing.
+    pub(super) fn pay_checks(&mut self, id: protocol::PackageId, accepted: bool) {
         let PackageState::Committed { checks, .. } = &self.state.packages[&id].state else { return };
-        for check_id in checks.clone() {
-            let check = &self.state.checks[&check_id];
+        let market = self.state.market();
+        let all: Vec<_> = checks.iter().map(|check| &self.state.checks[check]).collect();
+        let mut pays = Vec::new();
+        for (id, check) in checks.iter().zip(&all) {
             let crate::CheckState::Decided { owner, agrees, .. } = check.state else { continue };
-            if agrees != right || check.verifier_only || owner == self.state.market() {
-                continue;
+            let wrong = if accepted { !agrees } else { agrees && refuted(check, &all, market) };
+            if !wrong && !check.verifier_only && owner != market {
+                let price = self.state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
+                let total = Amount(price.0 * check.units.len() as u64);
+                pays.push((*id, Split::of(total, 0, &self.state.params)));
             }
-            let price = self.state.jobs[&check.job].spec.stage_of(check.units[0]).unit_price;
-            let total = Amount(price.0 * check.units.len() as u64);
-            self.emit(Event::CheckPaid { check: check_id, pay: Split::of(total, 0, &self.state.params) });
+        }
+        for (check, pay) in pays {
+            self.emit(Event::CheckPaid { check, pay });
         }
     }
 }

@@ -8,6 +8,7 @@ mod receipts;
 mod replicas;
 mod sealed;
 mod settle;
+mod verdicts;
 mod workers;
 
 use protocol::{Amount, Hash};
@@ -87,6 +88,7 @@ impl Deciding<'_> {
             Command::Bond { account, amount } => self.bond(account, amount),
             Command::Unbond { account, amount } => self.unbond(account, amount),
             Command::Rate { job, by, worker, stars } => self.rate(job, by, worker, stars),
+            Command::Contest { verdict, by } => self.contest(verdict, by),
             Command::SetParams { by, changes } => self.set_params(by, &changes),
             Command::GiveSealingKey { worker, instance, signed } => {
                 self.give_sealing_key(worker, &instance, signed)
@@ -96,6 +98,7 @@ impl Deciding<'_> {
             Command::AdvanceTime => {
                 self.settle_accounts();
                 self.end_bookings();
+                self.close_verdicts();
                 self.advance_time();
                 Ok(Answer::Done)
             }

@@ -8,7 +8,7 @@
 use protocol::{CheckId, PackageId, UnitRun};
 
 use super::Deciding;
-use crate::{Answer, CheckKind, CheckState, Event, PackageState, Rejection, Verdict};
+use crate::{Answer, Check, CheckKind, CheckState, Event, PackageState, Rejection, Verdict};
 
 /// What is said of a package's results.
 #[derive(Default)]
@@ -46,9 +46,12 @@ impl Deciding<'_> {
     }
 
     pub(super) fn decide_check(&mut self, check: CheckId, agrees: bool, evidence: String) {
-        let package = self.state.checks[&check].package;
+        let Check { package, appeal, .. } = self.state.checks[&check];
         self.emit(Event::CheckDecided { check, agrees, evidence });
-        self.settle(package);
+        match appeal {
+            Some(verdict) => self.settle_appeal(verdict),
+            None => self.settle(package),
+        }
     }
 
     /// Accepts, rejects or asks for a third opinion, as soon as the opinions allow it.
@@ -118,6 +121,7 @@ impl Deciding<'_> {
         let (job, first) = (self.state.packages[&id].job, self.state.packages[&id].run.first);
         self.end_check_leases(id);
         self.pay_checks(id, false);
+        self.judge(id, &verdict);
         self.emit(Event::PackageRejected { package: id, verdict });
         self.park_hopeless(job, first);
         self.finish_job(job);
@@ -127,11 +131,18 @@ impl Deciding<'_> {
     /// parked in the end, so that a program which only one device can run does not hold money for ever.
     pub(super) fn give_up_check(&mut self, check: CheckId) {
         let check = &self.state.checks[&check];
+        let hopeless = check.failures >= self.state.params.attempts_max;
+        if let Some(verdict) = check.appeal {
+            if hopeless {
+                self.close(verdict);
+            }
+            return;
+        }
         // A replica that nobody can make does not keep its package's worker from going on.
         if matches!(self.state.packages[&check.package].state, crate::PackageState::Leased(_)) {
             return;
         }
-        if check.failures >= self.state.params.attempts_max {
+        if hopeless {
             self.reject(check.package, Verdict::Unverifiable);
         }
     }

@@ -13,6 +13,7 @@ mod proofs;
 mod receipts;
 mod reservations;
 mod results;
+mod verdicts;
 mod web;
 mod workers;
 
@@ -141,6 +142,7 @@ impl App {
         (name = "workers", description = "Devices that do it"),
         (name = "payments", description = "Where the money went"),
         (name = "proofs", description = "That work was done and checked"),
+        (name = "verdicts", description = "Packages that were contradicted"),
     ),
 )]
 struct Document;
@@ -215,6 +217,9 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(leases::release))
         .routes(routes!(payments::payments))
         .routes(routes!(payments::ledger))
+        .routes(routes!(verdicts::list))
+        .routes(routes!(verdicts::get))
+        .routes(routes!(verdicts::contest))
         .routes(routes!(events::events))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let submission = OpenApiRouter::new()

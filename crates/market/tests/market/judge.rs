@@ -102,3 +102,53 @@ async fn outputs_that_a_disk_lost_keep_no_others_from_their_verdict() {
     let first: Job = rig.get(&format!("/v1/jobs/{}", jobs[0])).await;
     assert_eq!((first.state, first.money.paid.0), (JobState::Running, 0));
 }
+
+#[tokio::test]
+async fn a_verdict_is_told_contested_and_kept() {
+    let (rig, job) = judged(1.5).await;
+    let listed = || rig.get::<api::Page<api::Verdict>>("/v1/verdicts?limit=1");
+    let page = until(listed, |page| !page.items.is_empty()).await;
+    let verdict = &page.items[0];
+    let accused = rig.person(2).await;
+    assert_eq!((verdict.job, verdict.owner, page.next), (job.id, accused.account, None));
+    assert_eq!(verdict.cause, api::VerdictCause::VerifierDisagrees);
+    assert_eq!((verdict.state, verdict.is_final), (api::VerdictState::Standing, false));
+    assert_eq!(verdict.opinions.len(), 1);
+    assert!(!verdict.opinions[0].agrees && !verdict.opinions[0].evidence.is_empty(), "{verdict:?}");
+    let path = format!("/v1/verdicts/{}", verdict.id);
+    let other: api::Page<api::Verdict> = rig.get("/v1/verdicts?job=job-99").await;
+    assert_eq!(other.items, []);
+    assert_eq!(rig.problem("/v1/verdicts/verdict-99").await.code, "not_found");
+
+    let contest = format!("{path}/contest");
+    let stranger = rig.rich(3).await;
+    assert_eq!(crate::rig::bad(stranger.post(&contest, &json!({})).await).await.code, "forbidden");
+    assert_eq!(crate::rig::bad(accused.post(&contest, &json!({})).await).await.code, "balance_too_low");
+    let accused = rig.rich(2).await;
+    let appeal: api::VerdictAppeal = crate::rig::good(accused.post(&contest, &json!({})).await).await;
+    assert!(appeal.deposit.0 > 0);
+    assert_eq!(crate::rig::bad(accused.post(&contest, &json!({})).await).await.code, "contested_before");
+    let contested =
+        until(|| rig.get::<api::Verdict>(&path), |found| found.state == api::VerdictState::Contested).await;
+    assert_eq!(contested.appeal, Some(appeal.clone()));
+
+    // A stranger finds what the verifier found.
+    let market = rig.market.key().public();
+    stranger.announce("c").await;
+    let lease = stranger.lease("c", 1, 30_000).await.leases.remove(0);
+    let receipt = stranger.compute(market, &lease, |_| floats(1.5)).await;
+    stranger.commit(vec![receipt]).await;
+    let closed = until(|| rig.get::<api::Verdict>(&path), |found| found.is_final).await;
+    assert_eq!(closed.state, api::VerdictState::Upheld);
+    let closing = closed.closing.expect("it is final");
+    assert_eq!(closing.outcome, api::VerdictOutcome::Upheld);
+    assert_eq!(closing.opinions[0].owner, stranger.account);
+    let paid: api::Account = rig.get(&format!("/v1/accounts/{}", stranger.account)).await;
+    assert!(paid.earned.0 > 0, "examining is paid");
+    let ledger: api::Ledger = rig.get("/v1/ledger").await;
+    assert_eq!(ledger.frozen.0, 0);
+    // From the journal alone, it is all there again.
+    let rig = rig.restart().await;
+    let kept: api::Verdict = until(|| rig.get::<api::Verdict>(&path), |found| found.is_final).await;
+    assert_eq!(kept.closing, Some(closing));
+}

@@ -21,7 +21,7 @@ impl File {
         if version != SCHEMA_VERSION {
             connection.execute_batch(
                 "DROP TABLE IF EXISTS watermark; DROP TABLE IF EXISTS jobs; DROP TABLE IF EXISTS workers;
-                 DROP TABLE IF EXISTS movements; DROP TABLE IF EXISTS traces;",
+                 DROP TABLE IF EXISTS movements; DROP TABLE IF EXISTS traces; DROP TABLE IF EXISTS verdicts;",
             )?;
         }
         connection.execute_batch(
@@ -43,7 +43,13 @@ impl File {
              CREATE TABLE IF NOT EXISTS traces(
                 package INTEGER NOT NULL, seq INTEGER NOT NULL, job INTEGER NOT NULL, first INTEGER, count INTEGER,
                 PRIMARY KEY(package, seq)) WITHOUT ROWID;
-             CREATE INDEX IF NOT EXISTS traces_by_job ON traces(job, first) WHERE first IS NOT NULL;",
+             CREATE INDEX IF NOT EXISTS traces_by_job ON traces(job, first) WHERE first IS NOT NULL;
+             CREATE TABLE IF NOT EXISTS verdicts(
+                id INTEGER PRIMARY KEY, job INTEGER NOT NULL, worker BLOB NOT NULL, owner BLOB NOT NULL,
+                at_ms INTEGER NOT NULL, reached TEXT NOT NULL, state INTEGER NOT NULL, contested TEXT NOT NULL,
+                closed TEXT NOT NULL);
+             CREATE INDEX IF NOT EXISTS verdicts_by_owner ON verdicts(owner, id);
+             CREATE INDEX IF NOT EXISTS verdicts_by_job ON verdicts(job, id);",
         )?;
         connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(Self { connection })
@@ -52,7 +58,7 @@ impl File {
     pub(super) fn clear(&mut self) -> Result<(), StoreError> {
         self.connection.execute_batch(
             "BEGIN; DELETE FROM watermark; DELETE FROM jobs; DELETE FROM workers; DELETE FROM movements;
-             DELETE FROM traces; COMMIT;",
+             DELETE FROM traces; DELETE FROM verdicts; COMMIT;",
         )?;
         Ok(())
     }
@@ -136,6 +142,31 @@ impl File {
             for row in &batch.traces {
                 let (first, count) = row.run.map(|run| (run.first, run.count)).unzip();
                 trace.execute(params![row.package.0, row.seq, row.job.0, first, count])?;
+            }
+            let mut judge = transaction.prepare_cached(
+                "INSERT INTO verdicts(id, job, worker, owner, at_ms, reached, state, contested, closed)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(id) DO UPDATE SET
+                    state = excluded.state, contested = excluded.contested, closed = excluded.closed",
+            )?;
+            for row in batch.verdicts.values() {
+                judge.execute(params![
+                    row.id.0,
+                    row.job.0,
+                    &row.worker.0[..],
+                    &row.owner.0[..],
+                    row.at_ms,
+                    row.reached,
+                    row.change.state,
+                    row.change.contested,
+                    row.change.closed,
+                ])?;
+            }
+            let mut change = transaction.prepare_cached(
+                "UPDATE verdicts SET state = ?2, contested = CASE WHEN ?3 = '' THEN contested ELSE ?3 END,
+                    closed = CASE WHEN ?4 = '' THEN closed ELSE ?4 END WHERE id = ?1",
+            )?;
+            for (id, to) in &batch.verdict_changes {
+                change.execute(params![id.0, to.state, to.contested, to.closed])?;
             }
             transaction
                 .prepare_cached(

@@ -28,6 +28,8 @@ struct Statements {
     workers: String,
     movements: String,
     traces: String,
+    verdicts: String,
+    verdict_changes: String,
     advance: String,
 }
 
@@ -69,6 +71,14 @@ impl Server {
             format!(
                 "CREATE INDEX IF NOT EXISTS traces_by_job ON {schema}.traces(job, first) WHERE first IS NOT NULL"
             ),
+            format!(
+                "CREATE TABLE IF NOT EXISTS {schema}.verdicts(
+                    id BIGINT PRIMARY KEY, job BIGINT NOT NULL, worker BYTEA NOT NULL, owner BYTEA NOT NULL,
+                    at_ms BIGINT NOT NULL, reached TEXT NOT NULL, state BIGINT NOT NULL, contested TEXT NOT NULL,
+                    closed TEXT NOT NULL)"
+            ),
+            format!("CREATE INDEX IF NOT EXISTS verdicts_by_owner ON {schema}.verdicts(owner, id)"),
+            format!("CREATE INDEX IF NOT EXISTS verdicts_by_job ON {schema}.verdicts(job, id)"),
         ];
         server.prepare("read model", &schema, SCHEMA_VERSION, &tables)?;
         Ok(Self { server, prefix: format!("{schema}."), statements: Statements::of(&schema) })
@@ -76,7 +86,7 @@ impl Server {
 
     pub(super) fn clear(&mut self) -> Result<(), StoreError> {
         let p = &self.prefix;
-        let sql = format!("TRUNCATE {p}watermark, {p}jobs, {p}workers, {p}movements, {p}traces");
+        let sql = format!("TRUNCATE {p}watermark, {p}jobs, {p}workers, {p}movements, {p}traces, {p}verdicts");
         self.server.repeat(LONG_CALL_MAX, async |session| session.client.batch_execute(&sql).await)
     }
 
@@ -85,6 +95,7 @@ impl Server {
         let (jobs, ended, archived) = (Jobs::of(batch), Ended::of(batch), Archived::of(batch));
         let (workers, movements) = (Workers::of(batch), Movements::of(batch));
         let traces = Traces::of(batch);
+        let (verdicts, verdict_changes) = (Verdicts::of(batch), VerdictChanges::of(batch));
         let sql = &self.statements;
         let changes: Vec<(&str, Vec<&(dyn ToSql + Sync)>)> = [
             (batch.jobs.is_empty(), &sql.jobs, jobs.params()),
@@ -93,6 +104,8 @@ impl Server {
             (batch.workers.is_empty(), &sql.workers, workers.params()),
             (batch.movements.is_empty(), &sql.movements, movements.params()),
             (batch.traces.is_empty(), &sql.traces, traces.params()),
+            (batch.verdicts.is_empty(), &sql.verdicts, verdicts.params()),
+            (batch.verdict_changes.is_empty(), &sql.verdict_changes, verdict_changes.params()),
             (false, &sql.advance, vec![&seq as &(dyn ToSql + Sync)]),
         ]
         .into_iter()
@@ -182,6 +195,21 @@ impl Statements {
                     CAST($5 AS BIGINT[]))
                  ON CONFLICT (package, seq) DO NOTHING"
             ),
+            verdicts: format!(
+                "INSERT INTO {schema}.verdicts(id, job, worker, owner, at_ms, reached, state, contested, closed)
+                 SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BIGINT[]), CAST($3 AS BYTEA[]), CAST($4 AS BYTEA[]),
+                    CAST($5 AS BIGINT[]), CAST($6 AS TEXT[]), CAST($7 AS BIGINT[]), CAST($8 AS TEXT[]), CAST($9 AS TEXT[]))
+                 ON CONFLICT (id) DO UPDATE SET state = excluded.state, contested = excluded.contested,
+                    closed = excluded.closed"
+            ),
+            verdict_changes: format!(
+                "UPDATE {schema}.verdicts AS known SET state = changed.state,
+                    contested = CASE WHEN changed.contested = '' THEN known.contested ELSE changed.contested END,
+                    closed = CASE WHEN changed.closed = '' THEN known.closed ELSE changed.closed END
+                 FROM (SELECT * FROM unnest(CAST($1 AS BIGINT[]), CAST($2 AS BIGINT[]), CAST($3 AS TEXT[]),
+                    CAST($4 AS TEXT[]))) AS changed(verdict, state, contested, closed)
+                 WHERE known.id = changed.verdict"
+            ),
             advance: format!(
                 "INSERT INTO {schema}.watermark(one, seq) VALUES(1, $1)
                  ON CONFLICT (one) DO UPDATE SET seq = excluded.seq"
@@ -265,6 +293,25 @@ columns! { Traces of traces as row,
     job: i64 = integer(row.job.0),
     first: Option<i64> = row.run.map(|run| integer(run.first)),
     count: Option<i64> = row.run.map(|run| i64::from(run.count)),
+}
+
+columns! { Verdicts of verdicts as (_, row),
+    id: i64 = integer(row.id.0),
+    job: i64 = integer(row.job.0),
+    worker: &'a [u8] = &row.worker.0,
+    owner: &'a [u8] = &row.owner.0,
+    at_ms: i64 = integer(row.at_ms),
+    reached: &'a str = &row.reached,
+    state: i64 = i64::from(row.change.state),
+    contested: &'a str = &row.change.contested,
+    closed: &'a str = &row.change.closed,
+}
+
+columns! { VerdictChanges of verdict_changes as (id, to),
+    id: i64 = integer(id.0),
+    state: i64 = i64::from(to.state),
+    contested: &'a str = &to.contested,
+    closed: &'a str = &to.closed,
 }
 
 impl Columns for Row {
