@@ -85,7 +85,7 @@ impl Vector {
             },
             limits: manifest::Limits { memory_bytes_max: 1 << 20, time_ms_max: 60_000 },
             needs: manifest::Needs::default(),
-            verify: manifest::Verify::Audit { rate_min: 0.0 },
+            verify: manifest::Policy::Audit { rate_min: 0.0 }.into(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The examples with stages, on a real market with native workers, against a plain computation of the same.
+//! The examples with stages, and the one that the market verifies by itself, on a real market with native workers, against a
+//! plain computation of the same.
 //!
 //! k-means runs on the first of its points, so that it takes seconds; the sweep runs as it is.
 
@@ -203,4 +204,20 @@ fn the_sweep_keeps_the_best_quarter_twice_and_its_winner_is_the_right_one() {
         right.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         rates = right.into_iter().map(|(_, rate)| rate).collect();
     }
+}
+
+#[test]
+fn a_layer_is_verified_without_executing_it_again() {
+    let home = Home::default();
+    let market = Market::start(&home, &[]);
+    // One owner alone: nobody else could check it.
+    let worker = Worker::start(&home, &market, "one.json");
+    worker.ready();
+    let file = example("layer").join("job.toml").display().to_string();
+    let job = home.json(&["submit", &file, "--market", &market.address, "--wait", "--out", "out", "--json"]);
+    assert_eq!(job["state"], "done", "{job}");
+    let checks = ["algebraic", "checked", "disputed"].map(|count| number(&job["verification"][count]));
+    assert_eq!(checks, [8, 0, 0], "{job}");
+    let data = |path: PathBuf| npy_data(&fs::read(path).unwrap()).to_vec();
+    assert_eq!(data(home.path().join("out/y.npy")), data(example("layer").join("y.npy")));
 }

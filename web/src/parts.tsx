@@ -79,13 +79,19 @@ export function ProgressBar({ job, legend = false }: { job: Job; legend?: boolea
 
 /** What verification did, in words. */
 export function Verification({ job }: { job: Job }) {
-  const { checked, by_verifier, sampled_out, disputed, rejected } = job.verification;
-  if (checked === '0' && sampled_out === '0' && disputed === '0')
+  const { checked, by_verifier, algebraic, sampled_out, disputed, rejected } = job.verification;
+  if (checked === '0' && algebraic === '0' && sampled_out === '0' && disputed === '0')
     return <span class="quiet">nothing to verify yet</span>;
   return (
     <span>
       <b>{count(checked)}</b> re-executed
       {by_verifier !== '0' && <span class="quiet"> ({count(by_verifier)} by the market)</span>}
+      {algebraic !== '0' && (
+        <>
+          {', '}
+          <b>{count(algebraic)}</b> checked by the market without executing
+        </>
+      )}
       {', '}
       <b>{count(sampled_out)}</b> not drawn
       {disputed !== '0' && (

@@ -77,7 +77,7 @@ pub struct PackageRecord {
 pub struct Settlement {
     /// Whether its results stand.
     pub accepted: bool,
-    /// Why they do not: `outvoted`, `verifier_disagrees` or `unverifiable`.
+    /// Why they do not: `outvoted`, `verifier_disagrees`, `unverifiable` or `disproved`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// What its checks were drawn from; absent where nothing was drawn, as of units that several owners compute at the same time.

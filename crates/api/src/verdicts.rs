@@ -62,6 +62,8 @@ pub enum VerdictCause {
     VerifierDisagrees,
     /// Nobody could execute the units again.
     Unverifiable,
+    /// What the program says of its outputs does not hold for these.
+    Disproved,
 }
 
 /// Where a verdict is.

@@ -55,7 +55,7 @@ struct Head {
     deadline_ms: Option<u64>,
     overdue: bool,
     money: Money,
-    verification: [u64; 6],
+    verification: [u64; 7],
     workers: Vec<Part>,
     expected_ms: Option<u64>,
     submitted_at_ms: u64,
@@ -143,6 +143,7 @@ impl Job {
                 counts.disputed,
                 counts.rejected,
                 counts.canaries,
+                counts.algebraic,
             ],
             workers: self.workers.iter().map(|(worker, part)| Part::of(*worker, part)).collect(),
             expected_ms: self.expected_ms,
@@ -218,7 +219,7 @@ fn job(head: Head) -> Job {
     };
     let sum = |of: fn(&StageCounts) -> u64| head.stages.iter().map(of).sum();
     let blocked = ranges(head.blocked);
-    let [checked, by_verifier, sampled_out, disputed, rejected, canaries] = head.verification;
+    let [checked, by_verifier, sampled_out, disputed, rejected, canaries, algebraic] = head.verification;
     let parked = head.parked.into_iter().map(|(at, count, failures)| (at, ParkedRun { count, failures }));
     Job {
         owner: head.owner,
@@ -253,7 +254,15 @@ fn job(head: Head) -> Job {
         },
         units_held: Amount::ZERO,
         checks_held: Amount::ZERO,
-        verification: VerificationCounts { checked, by_verifier, sampled_out, canaries, disputed, rejected },
+        verification: VerificationCounts {
+            checked,
+            by_verifier,
+            sampled_out,
+            canaries,
+            algebraic,
+            disputed,
+            rejected,
+        },
         workers: head.workers.iter().map(Part::worker).collect(),
         committed: Default::default(),
         // What ended so is told with the verdicts.

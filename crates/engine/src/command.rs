@@ -137,7 +137,15 @@ pub enum Command {
         /// How many there are.
         epochs: u64,
     },
-    /// The shell compared what [`State::comparisons`](crate::State::comparisons) listed.
+    /// The shell cannot tell about what [`State::looks`](crate::State::looks) listed.
+    RecordUndecided {
+        /// The check.
+        check: CheckId,
+        /// Why not.
+        evidence: String,
+    },
+    /// The shell compared what [`State::comparisons`](crate::State::comparisons) listed, or checked what
+    /// [`State::looks`](crate::State::looks) listed.
     RecordOpinion {
         /// The check.
         check: CheckId,

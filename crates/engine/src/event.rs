@@ -457,6 +457,13 @@ pub enum Event {
         /// Where the money went.
         closing: Closing,
     },
+    /// The market cannot tell by itself whether a package's results are right; its units are executed again.
+    LookUndecided {
+        /// The check.
+        check: CheckId,
+        /// Why not, for a person.
+        evidence: String,
+    },
 }
 
 impl Event {
@@ -768,23 +775,78 @@ pub enum Policy {
         /// Owners that agree.
         agree: u32,
     },
+    /// Several of them together.
+    Combined(Combined),
+}
+
+/// Ways to verify results, used together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Combined {
+    /// Least share of units that somebody else executes again, in parts per million, where that is done.
+    pub audit_rate_min_ppm: Option<u32>,
+    /// How many owners execute every unit, where that is done.
+    pub quorum: Option<Quorum>,
+    /// Whether the job comes with units whose outputs its owner knows.
+    pub canaries: bool,
+    /// Least share of units of which the market checks what the program says of their outputs, in parts per million, where
+    /// it says something.
+    pub algebraic_rate_min_ppm: Option<u32>,
+}
+
+/// Owners that execute every unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Quorum {
+    /// How many must agree.
+    pub agree: u32,
+    /// How many execute.
+    pub of: u32,
+}
+
+impl Combined {
+    /// Most owners of a quorum.
+    const OWNERS_MAX: u32 = 5;
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let rates = [self.audit_rate_min_ppm, self.algebraic_rate_min_ppm];
+        match self.quorum {
+            Some(Quorum { of, .. }) if !(2..=Self::OWNERS_MAX).contains(&of) => {
+                Some("a quorum is 2 to 5 owners")
+            }
+            Some(Quorum { agree, of }) if agree < 2 || agree > of || 2 * agree <= of => {
+                Some("more than half of a quorum must agree")
+            }
+            Some(_) if self.audit_rate_min_ppm.is_some() => Some("a quorum leaves nothing to audit"),
+            None if rates == [None, None] => {
+                Some("results are audited, executed by several, or checked by the market")
+            }
+            _ if rates.into_iter().flatten().any(|rate| rate > 1_000_000) => {
+                Some("a share is at most the whole")
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Policy {
-    /// Most paid checks a unit can have: what the escrow sets aside.
-    pub fn checks_per_unit(self) -> u64 {
+    /// The same in one form.
+    pub fn combined(self) -> Combined {
         match self {
-            Self::Audit { .. } => 1,
-            Self::Quorum { agree } => u64::from(agree.saturating_sub(1)),
+            Self::Audit { rate_min_ppm } => {
+                Combined { audit_rate_min_ppm: Some(rate_min_ppm), ..Combined::default() }
+            }
+            Self::Quorum { agree } => {
+                Combined { quorum: Some(Quorum { agree, of: agree }), ..Combined::default() }
+            }
+            Self::Combined(combined) => combined,
         }
     }
 
-    /// Owners that must execute a package with the same results, where that is how it is verified.
-    pub fn quorum(self) -> Option<u32> {
-        match self {
-            Self::Audit { .. } => None,
-            Self::Quorum { agree } => Some(agree),
-        }
+    /// Most paid checks a unit can have: what the escrow sets aside.
+    pub fn checks_per_unit(self) -> u64 {
+        let Combined { quorum, audit_rate_min_ppm, .. } = self.combined();
+        let audits = u64::from(audit_rate_min_ppm.is_some());
+        quorum.map_or(audits, |quorum| quorum.of.saturating_sub(1).into())
     }
 }
 
@@ -969,4 +1031,6 @@ pub enum Verdict {
     VerifierDisagrees,
     /// Nobody could execute the units again.
     Unverifiable,
+    /// What the program says of its outputs does not hold for these; the market checked it.
+    Disproved,
 }

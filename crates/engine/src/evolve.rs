@@ -279,6 +279,7 @@ impl State {
             Event::CheckDecided { check, agrees, evidence } => {
                 let differs = if *agrees { Vec::new() } else { self.differing_units(*check) };
                 self.comparing.remove(check);
+                self.looking.remove(check);
                 let market = self.market();
                 let entry = self.checks.get_mut(check).expect(CORRUPT);
                 let (worker, owner, receipt) = match entry.state {
@@ -516,6 +517,10 @@ impl State {
             }
             Event::VerdictClosed { verdict, outcome, closing, .. } => {
                 self.close_verdict(*verdict, *outcome, closing);
+            }
+            Event::LookUndecided { check, .. } => {
+                self.looking.remove(check);
+                self.checks.get_mut(check).expect(CORRUPT).state = CheckState::Undecided;
             }
             Event::LooksPlanned { package, looks } => self.plan_looks(*package, looks, at_ms),
             Event::PayReleased { account, amount, free_at_ms } => {
@@ -1162,7 +1167,8 @@ impl State {
                 state: CheckState::Looking { owner },
             };
             self.checks.insert(look.check, check);
-            self.comparing.insert(look.check);
+            let list = if look.kind == CheckKind::Canary { &mut self.comparing } else { &mut self.looking };
+            list.insert(look.check);
         }
     }
 
@@ -1267,12 +1273,13 @@ impl State {
         let check = self.checks.remove(&id).expect(CORRUPT);
         self.waiting_checks.remove(id);
         self.comparing.remove(&id);
+        self.looking.remove(&id);
         if !check.verifier_only && check.appeal.is_none() {
             let job = self.jobs.get_mut(&check.job).expect(CORRUPT);
             job.checks_held.0 -= job.spec.stage_of(check.units[0]).unit_price.0 * check.units.len() as u64;
         }
         assert!(!matches!(check.state, CheckState::Leased(_)), "{CORRUPT}");
-        matches!(check.state, CheckState::Decided { .. }).then_some(check)
+        matches!(check.state, CheckState::Decided { .. } | CheckState::Undecided).then_some(check)
     }
 
     fn accept(&mut self, id: PackageId, pay: &Split, at_ms: u64) {
@@ -1283,18 +1290,20 @@ impl State {
             panic!("{CORRUPT}")
         };
         // The owner of a cancelled job pays without waiting for the checks. That proves nothing, so it earns no trust.
-        let verified = decided.len() == checks.len();
+        let quorum = self.jobs[&package.job].spec.stage_of(package.run.first).policy.combined().quorum;
+        let whole = decided.iter().filter(|check| check.confirms(package.run));
+        let reached = quorum.is_some_and(|quorum| whole.count() >= quorum.agree as usize - 1);
+        let verified = reached || decided.len() == checks.len();
         self.pay(package.job, worker, owner, pay);
-        let (mut checked, mut canaries) = (Vec::new(), 0);
+        let (mut checked, mut algebraic, mut canaries) = (Vec::new(), Vec::new(), 0);
         for check in decided {
-            let CheckState::Decided { worker: by, owner, agrees, .. } = check.state else {
-                panic!("{CORRUPT}")
-            };
+            let CheckState::Decided { worker: by, owner, agrees, .. } = check.state else { continue };
             match by {
                 Some(by) if agrees => checked.extend(check.units.iter().map(|unit| (*unit, by))),
                 // The package stands against this opinion, so the opinion was wrong; a cancelled job decides nothing.
                 Some(_) if verified => self.discredit(owner),
                 Some(_) => {}
+                None if agrees && check.kind == CheckKind::Algebraic => algebraic.extend(check.units),
                 None if agrees => canaries += check.units.len() as u64,
                 None => {}
             }
@@ -1302,11 +1311,16 @@ impl State {
         checked.sort_unstable();
         let mut distinct: Vec<_> = checked.iter().map(|(unit, _)| *unit).collect();
         distinct.dedup();
+        let again = distinct.len() as u64;
+        distinct.extend_from_slice(&algebraic);
+        distinct.sort_unstable();
+        distinct.dedup();
         let count = package.run.count;
         let job = self.job(package.job);
         job.accepted_units += u64::from(count);
         job.units_held.0 -= job.spec.stage_of(package.run.first).unit_price.0 * u64::from(count);
-        job.verification.checked += distinct.len() as u64;
+        job.verification.checked += again;
+        job.verification.algebraic += algebraic.len() as u64;
         job.verification.canaries += canaries;
         job.verification.sampled_out += u64::from(count) - distinct.len() as u64;
         job.workers.entry(worker).or_default().units += u64::from(count);

@@ -265,13 +265,18 @@ pub fn violations(state: &State, now_ms: u64) -> Vec<Violation> {
         let executed = check.kind == CheckKind::Execution;
         let own = executed && by.is_some() && by == owner && by != state.market;
         expect(!own, "I6", &|| format!("{id} is made by the owner it checks"));
-        let looks =
-            matches!(check.state, CheckState::Looking { .. } | CheckState::Decided { worker: None, .. });
+        let looks = matches!(
+            check.state,
+            CheckState::Looking { .. } | CheckState::Undecided | CheckState::Decided { worker: None, .. }
+        );
         expect(looks != executed, "I8", &|| format!("{id} is executed, or is it?"));
         let waits = check.state == CheckState::Waiting;
         let listed = state.waiting_checks.contains(*id);
         expect(listed == waits, "I8", &|| format!("{id} waits, or does it?"));
-        let compares = matches!(check.state, CheckState::Comparing { .. } | CheckState::Looking { .. });
+        let looking = matches!(check.state, CheckState::Looking { .. }) && check.kind == CheckKind::Algebraic;
+        expect(looking == state.looking.contains(id), "I8", &|| format!("{id} is looked at, or is it?"));
+        let compares =
+            !looking && matches!(check.state, CheckState::Comparing { .. } | CheckState::Looking { .. });
         expect(compares == state.comparing.contains(id), "I8", &|| format!("{id} is compared, or is it?"));
     }
     expect(state.queue.is_consistent(), "I8", &|| "the queue and its index disagree".to_owned());

@@ -53,9 +53,9 @@ pub use command::{
 };
 pub use decide::decide;
 pub use event::{
-    CANARIES_MAX, Canary, CheckKind, CheckPlan, EndCause, Event, Failure, Gather, Iterate, JobEnd, JobSpec,
-    KnownOutput, LeaveCause, LookPlan, Place, Policy, Priority, Requirements, Royalty, Shortfall, Split,
-    Stage, StageInput, UnitWork, Until, Verdict, Work,
+    CANARIES_MAX, Canary, CheckKind, CheckPlan, Combined, EndCause, Event, Failure, Gather, Iterate, JobEnd,
+    JobSpec, KnownOutput, LeaveCause, LookPlan, Place, Policy, Priority, Quorum, Requirements, Royalty,
+    Shortfall, Split, Stage, StageInput, UnitWork, Until, Verdict, Work,
 };
 pub use gang::Reservation;
 pub use invariants::{Violation, violations};
@@ -74,8 +74,8 @@ pub use stages::Window;
 pub use stake::multiplier_ppm;
 pub use state::{
     AcceptedRun, Account, Check, CheckState, Comparison, Job, JobMoney, JobState, JobWorker, Lease, Ledger,
-    Package, PackageState, ParkedRun, SNAPSHOT_VERSION, Session, StageQueue, State, VerificationCounts,
-    WaitingRun, Worker, WorkerState,
+    Look, LookUnit, Package, PackageState, ParkedRun, SNAPSHOT_VERSION, Session, StageQueue, State,
+    UnitInput, VerificationCounts, WaitingRun, Worker, WorkerState,
 };
 pub use trust::{AuditTerms, economic_floor_ppm};
 pub use verdict::{Appeal, Closing, OpenVerdict, Opinion, Outcome, Seizure};

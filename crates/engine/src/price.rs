@@ -19,7 +19,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use protocol::Amount;
 
 use crate::{
-    JobSpec, Params, Policy, Stage, State,
+    JobSpec, Params, Stage, State,
     ratio::{PPM, clip, scale, share_ppm},
 };
 
@@ -176,12 +176,12 @@ impl State {
         if speed == 0 {
             return None;
         }
-        let checks_ppm = match stage.policy {
-            Policy::Audit { rate_min_ppm } => {
-                u64::from(rate_min_ppm.max(self.params.audit_rate_floor_ppm)).min(PPM)
-            }
-            Policy::Quorum { agree } => u64::from(agree.saturating_sub(1)) * PPM,
-        };
+        let combined = stage.policy.combined();
+        let audits = combined
+            .audit_rate_min_ppm
+            .map_or(0, |rate_min_ppm| u64::from(rate_min_ppm.max(self.params.audit_rate_floor_ppm)).min(PPM));
+        let checks_ppm =
+            combined.quorum.map_or(audits, |quorum| u64::from(quorum.of.saturating_sub(1)) * PPM);
         let effective = scale(scale(speed, PPM, PPM + checks_ppm), self.params.package_efficiency_ppm, PPM);
         let work_ns = u128::from(self.params.reference_ns(stage)) * u128::from(units);
         let run_ms = clip(work_ns * u128::from(PPM) / u128::from(effective.max(1)) / 1_000_000);

@@ -74,6 +74,12 @@ impl JobSpec {
                  of ciphertexts the market sees no more than whether they are equal"
             ));
         }
+        if stage.policy.combined().algebraic_rate_min_ppm.is_some() {
+            return Some(
+                "the market cannot check what it cannot read: a sealed job is audited, or has a quorum"
+                    .into(),
+            );
+        }
         if stage.devices > 1 {
             return Some("the units of a sealed job do not run on several devices at once".into());
         }

@@ -6,7 +6,9 @@
 
 use protocol::Hash;
 
-use crate::{Blockage, Gather, Job, JobSpec, Place, Stage, StageInput, Until, WaitingRun, ranges::Ranges};
+use crate::{
+    Blockage, Gather, Job, JobSpec, Place, Stage, StageInput, UnitInput, Until, WaitingRun, ranges::Ranges,
+};
 
 /// Most upstream outputs that one unit may read.
 pub(crate) const FAN_IN_MAX: u64 = 4_096;
@@ -388,6 +390,33 @@ impl Job {
         let first = self.spec.first_unit(iteration, stage);
         let end = first + self.spec.stages[stage as usize].units;
         self.outputs(first, end).filter_map(move |(_, outputs)| Some(outputs.get(output as usize)?.blob))
+    }
+
+    /// What a unit whose inputs exist reads.
+    pub(crate) fn unit_inputs(&self, unit: u64) -> Vec<UnitInput> {
+        let place = self.spec.place(unit);
+        let of_blob = |split: &protocol::InputSplit| UnitInput {
+            blobs: vec![split.blob],
+            // Beyond the end of any blob, everything is zero.
+            offset: split.start(place.index).unwrap_or(u64::MAX),
+            length: split.length,
+        };
+        let inputs = self.spec.stage_of(unit).inputs.iter();
+        let input = |input: &StageInput| match input {
+            StageInput::Blob(split) => of_blob(split),
+            StageInput::Stage(gather) => match (self.spec.reads(place, gather), &gather.initial) {
+                (None, Some(initial)) => of_blob(initial),
+                (None, None) => UnitInput { blobs: vec![], offset: 0, length: gather.length },
+                (Some((base, window)), _) => {
+                    let first = base + window.first;
+                    let outputs = self.outputs(first, first + window.count);
+                    let blobs = outputs.filter_map(|(_, outputs)| outputs.get(gather.output as usize));
+                    let blobs = blobs.map(|output| output.blob).collect();
+                    UnitInput { blobs, offset: window.offset, length: gather.length }
+                }
+            },
+        };
+        inputs.map(input).collect()
     }
 
     /// The accepted units of `[first, end)` with their outputs, in order.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The form of [`State::to_snapshot`]. Raised with every change of what the state holds; a test compares.
-pub const SNAPSHOT_VERSION: u32 = 13;
+pub const SNAPSHOT_VERSION: u32 = 14;
 
 /// The state of one market.
 ///
@@ -79,6 +79,8 @@ pub struct State {
     pub(crate) supply: Supply,
     pub(crate) waiting_checks: WaitingChecks,
     pub(crate) comparing: BTreeSet<CheckId>,
+    /// What the market is to check by itself.
+    pub(crate) looking: BTreeSet<CheckId>,
     pub(crate) deadlines: BTreeSet<(u64, LeaseId)>,
     pub(crate) heard: BTreeSet<(u64, PublicKey)>,
     pub(crate) late: BTreeMap<LeaseId, Late>,
@@ -421,6 +423,8 @@ pub struct VerificationCounts {
     pub sampled_out: u64,
     /// Whose outputs the job's owner knew, and are as committed.
     pub canaries: u64,
+    /// Of which the market checked what the program says of their outputs, and found that it holds.
+    pub algebraic: u64,
     /// Found otherwise, by whoever checked them.
     pub disputed: u64,
     /// Rejected and run again.
@@ -627,6 +631,8 @@ pub enum CheckState {
         /// Whose opinion it is.
         owner: PublicKey,
     },
+    /// The market cannot tell without an execution.
+    Undecided,
     /// Committed; its outputs are being compared.
     Comparing {
         /// Who made it.
@@ -654,10 +660,16 @@ pub enum CheckState {
 }
 
 impl Check {
+    /// Whether another owner executed all of a package's units with the same results.
+    pub(crate) fn confirms(&self, run: UnitRun) -> bool {
+        let agrees = matches!(self.state, CheckState::Decided { worker: Some(_), agrees: true, .. });
+        agrees && self.units.len() == run.count as usize
+    }
+
     /// The wallet whose worker has made it or is making it.
     pub(crate) fn by(&self, leases: &BTreeMap<LeaseId, Lease>) -> Option<PublicKey> {
         match &self.state {
-            CheckState::Waiting => None,
+            CheckState::Waiting | CheckState::Undecided => None,
             CheckState::Leased(lease) => leases.get(lease).map(|lease| lease.owner),
             CheckState::Early { owner, .. }
             | CheckState::Looking { owner }
@@ -741,6 +753,43 @@ pub struct Comparison {
     pub known: bool,
     /// For each pair that differs: unit, output number, the package's blob, the check's blob.
     pub pairs: Vec<(u64, u32, Hash, Hash)>,
+}
+
+/// Units of a committed package that the shell must check by what their program says of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The check.
+    pub check: CheckId,
+    /// The job.
+    pub job: JobId,
+    /// The blob with the manifest.
+    pub manifest: Hash,
+    /// The digest of the receipt that committed to the units.
+    pub receipt: Hash,
+    /// The units.
+    pub units: Vec<LookUnit>,
+}
+
+/// What one unit read and put out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookUnit {
+    /// The unit's number in its job.
+    pub unit: u64,
+    /// Its inputs.
+    pub inputs: Vec<UnitInput>,
+    /// Its outputs.
+    pub outputs: Vec<OutputCommitment>,
+}
+
+/// What a unit reads for an input: of these blobs, one after the other, the `length` bytes from `offset`. What is missing is zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitInput {
+    /// The blobs.
+    pub blobs: Vec<Hash>,
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes that the unit sees.
+    pub length: u64,
 }
 
 impl State {
@@ -886,6 +935,26 @@ impl State {
     /// What the shell must compare, oldest first, at most `limit`.
     pub fn comparisons(&self, limit: usize) -> Vec<Comparison> {
         self.comparing.iter().take(limit).map(|id| self.comparison(*id)).collect()
+    }
+
+    /// What the shell must check without an execution, oldest first, at most `limit`.
+    pub fn looks(&self, limit: usize) -> Vec<Look> {
+        self.looking.iter().take(limit).map(|id| self.look(*id)).collect()
+    }
+
+    fn look(&self, id: CheckId) -> Look {
+        let check = &self.checks[&id];
+        let package = &self.packages[&check.package];
+        let PackageState::Committed { receipt, outputs, .. } = &package.state else {
+            unreachable!("only committed outputs are looked at");
+        };
+        let job = &self.jobs[&check.job];
+        let units = check.units.iter().map(|unit| {
+            let index = usize::try_from(unit - package.run.first).expect("a unit of the package");
+            LookUnit { unit: *unit, inputs: job.unit_inputs(*unit), outputs: outputs[index].clone() }
+        });
+        let manifest = job.spec.stage_of(package.run.first).manifest;
+        Look { check: id, job: check.job, manifest, receipt: *receipt, units: units.collect() }
     }
 
     /// When [`Command::AdvanceTime`](crate::Command::AdvanceTime) or another look at waiting lease requests is next due, seen

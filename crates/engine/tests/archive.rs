@@ -61,7 +61,7 @@ fn outcome(job: &Job) -> Value {
         "results": job.outputs(0, units).map(|(unit, outputs)| json!([unit, outputs])).collect::<Vec<_>>(),
         "done": (0..job.spec.stages.len() as u32).map(|stage| job.done_units(0, stage)).collect::<Vec<_>>(),
         "checked": job.accepted.values().map(|run| json!(run.checked)).collect::<Vec<_>>(),
-        "money": money, "verification": [v.checked, v.by_verifier, v.sampled_out, v.disputed, v.rejected, v.canaries],
+        "money": money, "verification": [v.checked, v.by_verifier, v.sampled_out, v.disputed, v.rejected, v.canaries, v.algebraic],
         "workers": workers, "times": [job.submitted_at_ms, job.ended_at_ms.expect("it ended")],
         "last_failure": job.last_failure,
     })

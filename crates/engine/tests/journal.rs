@@ -8,7 +8,7 @@ mod rules;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use plexus_engine::{
-    Canary, Command, Event, Iterate, JobSpec, KnownOutput, Params, Policy, Priority, Release,
+    Canary, Combined, Command, Event, Iterate, JobSpec, KnownOutput, Params, Policy, Priority, Release,
     SNAPSHOT_VERSION, SealingRequest, State, Submission, Until, v1, violations,
 };
 use protocol::{Amount, Hash, JobId, WorkerOffer};
@@ -123,6 +123,14 @@ fn canaries(world: &mut World) {
         Submission { owner: CLIENT, spec, quoted: vec![], budget: None, key: None, canaries, sealed: None };
     world.run(Command::Submit(submission.into())).expect("accepted");
     world.announce(MARKET);
+    world.finish(&[key(3), key(4), MARKET]);
+    // Something that the market cannot tell by itself.
+    let combined = Combined { algebraic_rate_min_ppm: Some(1_000_000), ..Combined::default() };
+    world.submit(rules::spec(1, Policy::Combined(combined)));
+    let lease = world.lease(key(3), 1)[0];
+    world.commit(lease, 0).expect("taken");
+    let check = world.state.looks(1)[0].check;
+    world.run(Command::RecordUndecided { check, evidence: "not finite".into() }).expect("it was asked for");
     world.finish(&[key(3), key(4), MARKET]);
 }
 
@@ -250,7 +258,7 @@ fn the_committed_journal_reads_to_the_committed_state() {
         assert!(params || borsh::to_vec(&event).expect("serialises") == bytes, "and writes the same bytes");
         event
     });
-    assert_eq!(kinds.len(), 49, "every kind of event is pinned: {kinds:?}");
+    assert_eq!(kinds.len(), 50, "every kind of event is pinned: {kinds:?}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ mod rules;
 use std::collections::BTreeSet;
 
 use plexus_engine::{
-    Answer, Canary, Command, Event, Gather, Iterate, JobSpec, JobState, KnownOutput, Params, Policy,
-    Priority, Release, Submission, Until, Worker, WorkerReason, decide,
+    Answer, Canary, Combined, Command, Event, Gather, Iterate, JobSpec, JobState, KnownOutput, Params,
+    Policy, Priority, Quorum, Release, Submission, Until, Worker, WorkerReason, decide,
 };
 use proptest::prelude::*;
 use protocol::{Amount, Hash, JobId, PublicKey};
@@ -26,6 +26,7 @@ enum Step {
         devices: u32,
         replicas: u32,
         canary: Option<u8>,
+        policy: Option<(Option<u32>, bool)>,
     },
     Lease {
         worker: usize,
@@ -99,8 +100,9 @@ fn step() -> impl Strategy<Value = Step> {
         prop_oneof![1 => Just(Priority::Low), 4 => Just(Priority::Normal), 1 => Just(Priority::High), 1 => Just(Priority::Urgent)],
         prop_oneof![5 => Just((1u32, 1u32)), 1 => (2u32..4, Just(1)), 1 => (Just(1), 2u32..4)],
         prop_oneof![3 => Just(None), 2 => Just(Some(0u8)), 1 => Just(Some(1))],
+        prop::option::of((prop::option::of(2u32..4), any::<bool>())),
     )
-        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, (devices, replicas), canary)| Step::Submit {
+        .prop_map(|(units, price, quorum, rate_ppm, package_units, exact, priority, (devices, replicas), canary, policy)| Step::Submit {
             units,
             price,
             quorum,
@@ -111,6 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
             devices,
             replicas,
             canary,
+            policy,
         });
     prop_oneof![
         1 => submit,
@@ -235,10 +238,16 @@ proptest! {
         for step in steps {
             let instance = || "one".to_owned();
             match step {
-                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices, replicas, canary } => {
-                    let policy = match quorum {
-                        Some(agree) => Policy::Quorum { agree },
-                        None => Policy::Audit { rate_min_ppm: rate_ppm },
+                Step::Submit { units, price, quorum, rate_ppm, package_units, exact, priority, devices, replicas, canary, policy } => {
+                    let policy = match (quorum, policy) {
+                        (Some(agree), None) => Policy::Quorum { agree },
+                        (None, None) => Policy::Audit { rate_min_ppm: rate_ppm },
+                        (quorum, Some((more, algebraic))) => Policy::Combined(Combined {
+                            audit_rate_min_ppm: (quorum.is_none() && !algebraic).then_some(rate_ppm),
+                            quorum: quorum.map(|agree| Quorum { agree, of: more.map_or(agree, |_| (2 * agree - 1).min(5)) }),
+                            canaries: canary.is_some(),
+                            algebraic_rate_min_ppm: algebraic.then_some(rate_ppm),
+                        }),
                     };
                     let mut spec = spec(units, policy);
                     let stage = &mut spec.stages[0];

@@ -6,8 +6,8 @@ use program::Plan;
 use protocol::{
     Hash,
     manifest::{
-        Buffer, Dispatch, Dtype, JobKind, Kernel, Limits, Manifest, Needs, Pass, Program, Runtime, VERSION,
-        Verify,
+        Buffer, Dispatch, Dtype, JobKind, Kernel, Limits, Manifest, Needs, Pass, Policy, Program, Runtime,
+        VERSION,
     },
 };
 
@@ -71,7 +71,7 @@ fn plan() -> Plan {
         },
         limits: Limits { memory_bytes_max: 8, time_ms_max: 1000 },
         needs: Needs::default(),
-        verify: Verify::Audit { rate_min: 0.0 },
+        verify: Policy::Audit { rate_min: 0.0 }.into(),
     };
     program::check(&manifest, &[(kernel, COUNT.to_owned())].into()).expect("the check's own program is sound")
 }

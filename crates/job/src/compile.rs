@@ -8,7 +8,7 @@ use bytes::Bytes;
 use protocol::{
     Amount, Expression, Hash, InputSplit, JoinFormat, JoinLayout, JoinParameter, JoinSpec, Manifest,
     PublicKey,
-    manifest::{self, Buffer, Compare, Dispatch, Dtype, Override, Verify},
+    manifest::{self, Buffer, Compare, Dispatch, Dtype, Override},
 };
 
 use crate::{
@@ -17,13 +17,13 @@ use crate::{
     error::{Code, Fault, JobError, suggestion},
     file::{
         At, InputSection, JobFile, JoinSection, KernelSection, Layout, Money, Number, OutputSection,
-        PassSection, Policy, Priority, RoyaltySection, ScratchSection, SplitSection, Sweep, SweepRange,
-        TilesSection, VerifySection,
+        PassSection, Priority, RoyaltySection, ScratchSection, SplitSection, Sweep, SweepRange, TilesSection,
     },
     graph::{Gather, Stages},
     join::{COLUMNS_MAX, check_join},
     source::FileSource,
     split::{self, Tiling, UNITS_MAX, Units},
+    verify::{self, Canary, Known},
 };
 
 /// Longest job file, in bytes.
@@ -33,7 +33,7 @@ const KERNEL_BYTES_MAX: u64 = 1 << 20;
 /// Time of a unit when the job file does not say, in milliseconds.
 const TIME_MS_MAX_DEFAULT: u64 = 10_000;
 /// Least share of units to audit when the job file does not say.
-const AUDIT_RATE_MIN_DEFAULT: f64 = 0.05;
+pub(crate) const AUDIT_RATE_MIN_DEFAULT: f64 = 0.05;
 /// Most devices that units run on at once.
 const DEVICES_MAX: u32 = 64;
 /// Most owners that compute a unit at once.
@@ -56,6 +56,8 @@ pub struct CompiledJob {
     pub inputs: Vec<InputSplit>,
     /// How many units there are.
     pub units: u64,
+    /// Units whose outputs are known; their outputs are among the blobs.
+    pub canaries: Vec<Canary>,
     /// The files that the outputs become.
     pub joins: Vec<JoinSpec>,
     /// What one unit is paid; the market's price without.
@@ -259,7 +261,7 @@ impl<'a> Compiler<'a> {
                 features: file.needs.features.clone(),
                 storage_buffer_bytes_min: largest_bytes,
             },
-            verify: verify(file.verify.as_ref())?,
+            verify: verify::policies(file.verify.as_ref())?,
         };
         let joins = self.joins(file, &manifest)?;
         let package_units = file.schedule.package_units.as_ref();
@@ -279,11 +281,14 @@ impl<'a> Compiler<'a> {
             let message = "a unit with replicas is a package of its own, and runs on one device";
             return Err(Fault::new(Code::Value, at.span.clone(), message));
         }
+        let units = self.cut.as_ref().map_or(1, |cut| cut.units);
+        let canaries = self.canaries(file, units)?;
         Ok(CompiledJob {
             name: file.name.value.clone(),
             manifest,
             inputs: std::mem::take(&mut self.inputs),
-            units: self.cut.as_ref().map_or(1, |cut| cut.units),
+            units,
+            canaries,
             joins,
             blobs: std::mem::take(&mut self.blobs),
             unit_price: file.pay.unit_price.as_ref().map(amount).transpose()?,
@@ -298,6 +303,45 @@ impl<'a> Compiler<'a> {
             devices,
             replicas,
         })
+    }
+
+    /// What is known of some units beforehand.
+    fn canaries(&mut self, file: &JobFile, units: u64) -> Result<Vec<Canary>> {
+        let Some(section) = verify::canary(file.verify.as_ref()) else { return Ok(Vec::new()) };
+        let sizes: Vec<u64> = file
+            .outputs
+            .0
+            .iter()
+            .map(|(_, output)| {
+                let shape = checked_shape(output.dtype.value, &output.shape)?;
+                Ok(bytes_of(output.dtype.value, &shape).expect("checked"))
+            })
+            .collect::<Result<_>>()?;
+        let mut canaries = Vec::new();
+        for (unit, outputs) in verify::known(section, &file.outputs, units)? {
+            let mut blobs = Vec::with_capacity(outputs.len());
+            for ((dtype, known), size) in outputs.into_iter().zip(&sizes) {
+                let (bytes, span) = match known {
+                    Known::File(path) => {
+                        let raw = !matches!(extension(&path.value).as_str(), "npy" | "csv" | "png");
+                        let bytes = if raw {
+                            self.read(&path, ARRAY_BYTES_MAX)?.to_vec()
+                        } else {
+                            self.decoded(&path, Some(dtype))?.bytes
+                        };
+                        (bytes, path.span)
+                    }
+                    Known::Numbers(values, span) => (numbers(values, dtype, &span)?.bytes, span),
+                };
+                if bytes.len() as u64 != *size {
+                    let message = format!("unit {unit} puts out {size} bytes, and {} are known", bytes.len());
+                    return Err(Fault::new(Code::Value, span, message));
+                }
+                blobs.push((self.add_blob(bytes), *size));
+            }
+            canaries.push(Canary { unit, outputs: blobs });
+        }
+        Ok(canaries)
     }
 
     fn add_blob(&mut self, bytes: Vec<u8>) -> Hash {
@@ -1071,29 +1115,6 @@ fn default_columns(name: &str, shape: &[u32], layout: JoinLayout, join: &JoinSec
         1 => vec![name.to_owned()],
         several => (0..several).map(|index| format!("{name}_{index}")).collect(),
     })
-}
-
-fn verify(section: Option<&VerifySection>) -> Result<Verify> {
-    let Some(VerifySection { policy, rate_min, agree }) = section else {
-        return Ok(Verify::Audit { rate_min: AUDIT_RATE_MIN_DEFAULT });
-    };
-    let wrong = |span: &Range<usize>, message: &str| Err(Fault::new(Code::Value, span.clone(), message));
-    match (policy.value, rate_min, agree) {
-        (Policy::Audit, _, Some(agree)) => wrong(&agree.span, "\"agree\" belongs to the policy \"quorum\""),
-        (Policy::Quorum, Some(rate), _) => wrong(&rate.span, "\"rate_min\" belongs to the policy \"audit\""),
-        (Policy::Audit, Some(rate), None) if !(0.0..=1.0).contains(&rate.value) => {
-            wrong(&rate.span, "rate_min is a share, 0 to 1")
-        }
-        (Policy::Audit, rate, None) => {
-            Ok(Verify::Audit { rate_min: rate.as_ref().map_or(AUDIT_RATE_MIN_DEFAULT, |rate| rate.value) })
-        }
-        (Policy::Quorum, None, Some(agree)) if !(2..=5).contains(&agree.value) => {
-            wrong(&agree.span, "2 to 5 owners can be asked to agree")
-        }
-        (Policy::Quorum, None, agree) => {
-            Ok(Verify::Quorum { agree: agree.as_ref().map_or(2, |agree| agree.value) })
-        }
-    }
 }
 
 pub(crate) fn amount(money: &At<Money>) -> Result<Amount> {

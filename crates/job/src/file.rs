@@ -46,7 +46,7 @@ pub(crate) struct JobFile {
     /// Kernel runs in order; each sees what the ones before it wrote.
     pub(crate) passes: At<Vec<PassSection>>,
     /// How results are verified; an audit of at least 5 % by default.
-    pub(crate) verify: Option<VerifySection>,
+    pub(crate) verify: Option<VerifySections>,
     /// What is paid.
     #[serde(default)]
     pub(crate) pay: PaySection,
@@ -111,7 +111,7 @@ pub(crate) struct StageSection {
     /// Kernel runs in order; each sees what the ones before it wrote.
     pub(crate) passes: At<Vec<PassSection>>,
     /// How results are verified; an audit of at least 5 % by default.
-    pub(crate) verify: Option<VerifySection>,
+    pub(crate) verify: Option<VerifySections>,
     /// What one unit of this stage is paid; the job's `unit_price` by default.
     pub(crate) unit_price: Option<At<Money>>,
     /// Bounds on one unit.
@@ -291,24 +291,182 @@ pub(crate) struct PassSection {
     pub(crate) dispatch: At<Vec<At<DispatchValue>>>,
 }
 
-/// How results are verified.
+/// How results are verified: one policy, or a list of them (`[[verify]]`) that are used together, each at most once.
+#[derive(Debug)]
+pub(crate) enum VerifySections {
+    One(Box<VerifySection>),
+    Several(Vec<VerifySection>),
+}
+
+impl<'de> Deserialize<'de> for VerifySections {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = VerifySections;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a policy, or a list of policies")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<VerifySections, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(VerifySections::Several)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<VerifySections, A::Error> {
+                let section = VerifySection::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(VerifySections::One(section.into()))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for VerifySections {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "VerifySections".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<VerifySection>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+}
+
+/// One way to verify results.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VerifySection {
-    /// `audit`: units drawn after the commitment run again elsewhere. `quorum`: every unit runs at several owners.
+    /// `audit`: units drawn after the commitment run again elsewhere. `quorum`: every unit runs at several owners. `canary`: the
+    /// outputs of some units are known. `freivalds`: the market checks matrix products. `algebraic`: the market checks relations
+    /// between buffers.
     #[schemars(schema_with = "policy_schema")]
-    pub(crate) policy: At<Policy>,
+    pub(crate) policy: At<PolicyName>,
     /// Audit: least share of units that is drawn, 0 to 1.
     pub(crate) rate_min: Option<At<f64>>,
     /// Quorum: owners that must agree, 2 to 5.
     pub(crate) agree: Option<At<u32>>,
+    /// Quorum: owners that execute every unit, of whom more than half must agree; as many as must agree by default.
+    pub(crate) of: Option<At<u32>>,
+    /// Freivalds and algebraic: least share of units that is drawn, 0 to 1; all by default.
+    pub(crate) rate: Option<At<f64>>,
+    /// Freivalds: matrix products among the buffers.
+    pub(crate) products: Option<At<Vec<ProductSection>>>,
+    /// Algebraic: what holds between buffers.
+    pub(crate) relations: Option<At<Vec<RelationSection>>>,
+    /// Canary: units whose outputs are known, from 0.
+    pub(crate) units: Option<At<Vec<u64>>>,
+    /// Canary: for each output, a file whose name has `{unit}` where the unit's number belongs, or a list of numbers a unit.
+    pub(crate) outputs: Option<At<Named<At<KnownValue>>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Policy {
+pub(crate) enum PolicyName {
     Audit,
     Quorum,
+    Canary,
+    Freivalds,
+    Algebraic,
+}
+
+impl PolicyName {
+    /// As it is written.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Quorum => "quorum",
+            Self::Canary => "canary",
+            Self::Freivalds => "freivalds",
+            Self::Algebraic => "algebraic",
+        }
+    }
+}
+
+/// `c = a · b`, or `c = a · b + bias`, by the names of buffers; `c` is an output.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProductSection {
+    /// The left factor, `[.., k]`.
+    pub(crate) a: String,
+    /// The right factor, `[k, n]`.
+    pub(crate) b: String,
+    /// The product, `[.., n]`.
+    pub(crate) c: String,
+    /// Whether `b` is `[n, k]`.
+    #[serde(default)]
+    pub(crate) b_transposed: bool,
+    /// What is added to every row, `[n]`.
+    pub(crate) bias: Option<String>,
+}
+
+/// What holds between buffers, by their names.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(tag = "relation", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum RelationSection {
+    /// `c = a · b`, or `c = a · b + bias`.
+    Product {
+        /// The left factor, `[.., k]`.
+        a: String,
+        /// The right factor, `[k, n]`.
+        b: String,
+        /// The product, `[.., n]`.
+        c: String,
+        /// Whether `b` is `[n, k]`.
+        #[serde(default)]
+        b_transposed: bool,
+        /// What is added to every row, `[n]`.
+        bias: Option<String>,
+    },
+    /// `output` holds the integers of `input` in order, each line along the last axis by itself.
+    Sorted {
+        /// What is sorted.
+        input: String,
+        /// What comes out.
+        output: String,
+        /// Whether the order is descending.
+        #[serde(default)]
+        descending: bool,
+    },
+}
+
+/// What is known of an output.
+#[derive(Clone, Debug)]
+pub(crate) enum KnownValue {
+    /// A file a unit.
+    Files(String),
+    /// A list of numbers a unit, in the order of the units.
+    Numbers(Vec<Vec<Number>>),
+}
+
+impl<'de> Deserialize<'de> for KnownValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = KnownValue;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a file such as \"known/{unit}.npy\", or a list of numbers for each unit")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<KnownValue, E> {
+                Ok(KnownValue::Files(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<KnownValue, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(KnownValue::Numbers)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for KnownValue {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "KnownValue".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let numbers = json_schema!({ "type": "array", "items": { "type": "number" }, "minItems": 1 });
+        json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": numbers, "minItems": 1 }] })
+    }
 }
 
 /// What is paid, in tokens.
@@ -399,7 +557,7 @@ fn layout_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn policy_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": ["audit", "quorum"] })
+    json_schema!({ "enum": ["audit", "quorum", "canary", "freivalds", "algebraic"] })
 }
 
 /// A value with its place in the text.

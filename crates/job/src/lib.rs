@@ -16,6 +16,7 @@ mod join;
 mod source;
 mod split;
 mod template;
+mod verify;
 
 pub use array::{ARRAY_BYTES_MAX, Array, Unfit};
 pub use compile::{CompiledJob, Terms, compile};
@@ -26,6 +27,7 @@ pub use join::{Agreement, COLUMNS_MAX, JoinError, JoinedFile, check_join, join};
 pub use source::{FileSource, Folder};
 pub use split::UNITS_MAX;
 pub use template::{TemplateFile, template};
+pub use verify::Canary;
 
 /// The JSON Schema of a job file (for editors: TOML tools read it too).
 pub fn schema() -> serde_json::Value {

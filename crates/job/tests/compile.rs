@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use plexus_job::{CompiledJob, Priority, Terms, codec, compile};
 use protocol::{
     Amount, Hash, JoinFormat, JoinLayout, PublicKey,
-    manifest::{Compare, Dispatch, Dtype, JobKind, Verify},
+    manifest::{Compare, Dispatch, Dtype, JobKind, Policy},
 };
 
 /// A job with these inputs and outputs.
@@ -93,7 +93,10 @@ package_units = 4
     let royalty = Some((PublicKey([1; 32]), 250));
     let (deadline_s, attempts_max) = (Some(3_600), Some(7));
     assert_eq!(job.terms, Terms { priority: Some(Priority::High), deadline_s, attempts_max, royalty });
-    assert_eq!((job.package_units, manifest.verify), (Some(4), Verify::Quorum { agree: 3 }));
+    assert_eq!(
+        (job.package_units, manifest.verify.clone()),
+        (Some(4), Policy::Quorum { agree: 3, of: None }.into())
+    );
     let kernel = &manifest.program.kernels["k"];
     assert_eq!((kernel.blob, &kernel.entry[..]), (Hash::of(b"fn start() {}"), "start"));
     assert_eq!(job.blobs[&kernel.blob], "fn start() {}");
@@ -243,5 +246,108 @@ fn tables_and_conversions_are_read() {
     assert_eq!((buffers["b"].dtype, &buffers["b"].shape[..]), (Dtype::I8, &[4][..]));
     assert_eq!(job.blobs[&buffers["b"].blob.unwrap()][..], [1, 0xfe, 3, 4]);
     assert_eq!((job.units, job.manifest.limits.time_ms_max), (1, 10_000));
-    assert_eq!(job.manifest.verify, Verify::Audit { rate_min: 0.05 });
+    assert_eq!(job.manifest.verify, Policy::Audit { rate_min: 0.05 }.into());
+}
+
+/// Two units of a dense layer, verified so.
+fn verified(verify: &str) -> Result<plexus_job::CompiledJob, plexus_job::JobError> {
+    let text = format!(
+        r#"
+version = 1
+name = "layer"
+[kernels.k]
+file = "k.wgsl"
+[inputs.x]
+file = "x.npy"
+split = {{ axis = 0, size = 1 }}
+[inputs.w]
+file = "x.npy"
+[outputs.y]
+dtype = "i8"
+shape = [1, 2]
+[outputs.n]
+dtype = "i32"
+shape = [1]
+[[passes]]
+kernel = "k"
+bind = ["x", "w", "y", "n"]
+dispatch = [1]
+{verify}"#
+    );
+    let files = BTreeMap::from([
+        ("k.wgsl", b"fn main() {}".to_vec()),
+        ("x.npy", codec::npy::encode(Dtype::I8, &[2, 2], &[1, 2, 3, 4])),
+        ("known/0.npy", codec::npy::encode(Dtype::I8, &[1, 2], &[5, 6])),
+        ("known/1.npy", codec::npy::encode(Dtype::I8, &[1, 2], &[7, 8])),
+        ("known/raw.bin", vec![5, 6]),
+    ]);
+    compile(&text, "job.toml", &files)
+}
+
+#[test]
+fn policies_are_combined() {
+    let job = verified(
+        r#"
+[[verify]]
+policy = "quorum"
+agree = 2
+of = 3
+[[verify]]
+policy = "freivalds"
+products = [{ a = "x", b = "w", c = "y", b_transposed = true, bias = "n" }]
+rate = 0.5
+[[verify]]
+policy = "canary"
+units = [1, 0]
+outputs = { y = "known/{unit}.npy", n = [[-1], [9]] }
+"#,
+    )
+    .unwrap_or_else(|error| panic!("{error}"));
+    let verify = &job.manifest.verify;
+    assert_eq!((verify.quorum(), verify.audit_rate_min(), verify.canaries()), (Some((2, 3)), None, true));
+    let (relations, rate) = verify.relations().expect("products");
+    assert_eq!((relations.len(), rate), (1, 0.5));
+    let outputs = |y: &[u8], n: i32| {
+        let n = n.to_le_bytes();
+        vec![(Hash::of(y), 2), (Hash::of(&n), 4)]
+    };
+    let canaries: Vec<_> = job.canaries.iter().map(|canary| (canary.unit, canary.outputs.clone())).collect();
+    assert_eq!(canaries, [(0, outputs(&[5, 6], 9)), (1, outputs(&[7, 8], -1))]);
+    assert!(canaries.iter().flat_map(|(_, outputs)| outputs).all(|(blob, _)| job.blobs.contains_key(blob)));
+
+    let sorted = "[verify]\npolicy = \"algebraic\"\nrelations = [{ relation = \"sorted\", input = \"x\", output = \"y\", descending = true }]";
+    let job = verified(sorted).unwrap_or_else(|error| panic!("{error}"));
+    let stated = r#"{"policy":"algebraic","relations":[{"relation":"sorted","input":"x","output":"y","descending":true}],"rate":1.0}"#;
+    assert_eq!(serde_json::to_string(&job.manifest.verify).unwrap(), stated);
+
+    let raw = "[verify]\npolicy = \"canary\"\nunits = [0]\noutputs = { y = \"known/raw.bin\", n = [[9]] }";
+    let job = verified(raw).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(job.canaries[0].outputs, outputs(&[5, 6], 9));
+}
+
+#[test]
+fn policies_that_make_no_sense_are_explained() {
+    let canary = |units: &str, outputs: &str| {
+        format!("[verify]\npolicy = \"canary\"\nunits = {units}\noutputs = {outputs}")
+    };
+    let both = "{ y = \"known/{unit}.npy\", n = [[1], [2]] }";
+    for (verify, message) in [
+        ("[verify]\npolicy = \"audit\"\nof = 3".to_owned(), "\"of\" belongs to the policy \"quorum\""),
+        ("[verify]\npolicy = \"quorum\"\nagree = 2\nof = 4".into(), "more than half of 2 to 3"),
+        ("[verify]\npolicy = \"freivalds\"".into(), "needs \"products\""),
+        ("[verify]\npolicy = \"freivalds\"\nproducts = []\nrate = 7".into(), "a share, 0 to 1"),
+        ("[verify]\npolicy = \"canary\"\nunits = [1]".into(), "needs \"outputs\""),
+        (canary("[2, 0]", both), "no unit 2"),
+        (canary("[0, 0]", both), "stands twice"),
+        (canary("[]", both), "at least one unit"),
+        (canary("[0, 1]", "{ y = \"known/0.npy\", n = [[1], [2]] }"), "another name"),
+        (canary("[0, 1]", "{ y = \"known/{unit}.npy\", n = [[1]] }"), "2 units are known, and 1 lists"),
+        (canary("[0, 1]", "{ y = \"known/{unit}.npy\" }"), "\"n\" of a canary is missing"),
+        (canary("[0]", "{ y = [[1, 2]], n = [[1]], z = [[1]] }"), "no output \"z\""),
+        (canary("[0]", "{ y = [[1, 2, 3]], n = [[1]] }"), "puts out 2 bytes, and 3 are known"),
+        (canary("[0]", "{ y = [[1, 200]], n = [[1]] }"), "200"),
+    ] {
+        let error = verified(&verify).expect_err(message);
+        assert!(error.to_string().contains(message), "{error} does not say {message:?}");
+    }
 }

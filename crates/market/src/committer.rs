@@ -946,6 +946,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Commit { .. } => "commit",
         Command::AnchorChallenges { .. } => "anchor_challenges",
         Command::RecordOpinion { .. } => "record_opinion",
+        Command::RecordUndecided { .. } => "record_undecided",
         Command::Bond { .. } => "bond",
         Command::Unbond { .. } => "unbond",
         Command::Rate { .. } => "rate",

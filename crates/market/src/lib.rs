@@ -300,6 +300,7 @@ impl Market {
             journal_reader,
             projection,
         } = opened;
+        let secrets = Arc::new(secrets);
         let seq = replayed.as_ref().map_or(0, |replayed| replayed.state.seq());
         let blobs_dir = config.blobs_dir.clone().unwrap_or_else(|| config.data_dir.join("blobs"));
         let blobs = BlobStore::open(BlobOptions {
@@ -364,6 +365,7 @@ impl Market {
             committer.clone(),
             blobs.clone(),
             metrics.clone(),
+            secrets.clone(),
             stopped.clone(),
         ))];
         let keeper = keeper.run(committer.clone(), config.snapshot_events, metrics.clone(), stopped.clone());

@@ -168,7 +168,10 @@ impl Default for Metrics {
         let blobs_collected = counter("blobs_collected", "Blobs removed because nothing needed them");
         let blob_bytes_collected = counter("blob_collected_bytes", "Bytes of blobs removed");
         let blobs_resealed = counter("blobs_resealed", "Blobs encrypted anew with the newest key");
-        let comparisons = counter("comparisons", "Outputs compared by tolerance");
+        let comparisons = counter(
+            "comparisons",
+            "Outputs compared by tolerance, or checked by what their program says of them",
+        );
         let logins = counter("logins", "Logins");
         let jobs_archived = counter("jobs_archived", "Jobs that ended and left the state for their archive");
         let takeovers = counter("takeovers", "Times this process took the market over from another");

@@ -107,7 +107,10 @@ impl Projection {
         let maker = |check: &Check| match check.state {
             CheckState::Early { worker, .. } | CheckState::Comparing { worker, .. } => Some(worker),
             CheckState::Decided { worker, .. } => worker,
-            CheckState::Waiting | CheckState::Leased(_) | CheckState::Looking { .. } => None,
+            CheckState::Waiting
+            | CheckState::Leased(_)
+            | CheckState::Looking { .. }
+            | CheckState::Undecided => None,
         };
         let checks = state.checks().iter();
         Self {
@@ -320,6 +323,7 @@ impl Projection {
                     }
                 }
             }
+            Event::LookUndecided { check, .. } => changes.jobs.extend(self.job_of(*check)),
             Event::LooksPlanned { package, looks } => {
                 if let Some(open) = self.packages.get_mut(package) {
                     for look in looks {

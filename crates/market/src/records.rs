@@ -147,6 +147,11 @@ impl Story {
                     known.evidence = Some(evidence.clone());
                 }
             }
+            Event::LookUndecided { check, evidence } => {
+                if let Some(known) = self.checks.iter_mut().find(|known| known.check == *check) {
+                    known.evidence = Some(evidence.clone());
+                }
+            }
             Event::PackageAccepted { package, .. } if *package == self.package => {
                 self.end = Some((true, None))
             }
@@ -155,6 +160,7 @@ impl Story {
                     Verdict::Outvoted => "outvoted",
                     Verdict::VerifierDisagrees => "verifier_disagrees",
                     Verdict::Unverifiable => "unverifiable",
+                    Verdict::Disproved => "disproved",
                 };
                 self.end = Some((false, Some(verdict.to_owned())));
             }

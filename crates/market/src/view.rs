@@ -470,6 +470,7 @@ fn job_of(state: &State, id: JobId, job: &engine::Job, now_ms: u64) -> Job {
         verification: VerificationCounts {
             checked: counts.checked,
             by_verifier: counts.by_verifier,
+            algebraic: counts.algebraic,
             sampled_out: counts.sampled_out,
             disputed: counts.disputed,
             rejected: counts.rejected,
@@ -568,6 +569,7 @@ pub fn reached(event: &engine::Event, at_ms: u64) -> Option<api::Verdict> {
             engine::Verdict::Outvoted => api::VerdictCause::Outvoted,
             engine::Verdict::VerifierDisagrees => api::VerdictCause::VerifierDisagrees,
             engine::Verdict::Unverifiable => api::VerdictCause::Unverifiable,
+            engine::Verdict::Disproved => api::VerdictCause::Disproved,
         },
         opinions: opinions.iter().map(opinion).collect(),
         disputed: disputed.clone(),

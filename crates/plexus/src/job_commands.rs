@@ -567,8 +567,16 @@ fn show(job: &Job) {
         (
             "verified",
             format!(
-                "{} executed again ({} by the market's verifier), {} not drawn, {} disputed, {} rejected",
-                checks.checked, checks.by_verifier, checks.sampled_out, checks.disputed, checks.rejected
+                "{} executed again ({} by the market's verifier), {}{} not drawn, {} disputed, {} rejected",
+                checks.checked,
+                checks.by_verifier,
+                match checks.algebraic {
+                    0 => String::new(),
+                    units => format!("{units} checked by the market without executing, "),
+                },
+                checks.sampled_out,
+                checks.disputed,
+                checks.rejected
             ),
         ),
         (

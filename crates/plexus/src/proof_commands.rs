@@ -185,6 +185,9 @@ fn settlement(record: &PackageRecord) {
             "rejected: the market's own verifier got another result".to_owned()
         }
         (false, Some("unverifiable")) => "rejected: nobody could execute the units again".to_owned(),
+        (false, Some("disproved")) => {
+            "rejected: what the program says of its outputs does not hold for these".to_owned()
+        }
         (false, why) => format!("rejected: {}", why.unwrap_or("no reason was given")),
     };
     say::facts(&[("verdict", verdict)]);

@@ -52,6 +52,12 @@ impl Sealing {
             return Err(refused("only a job of one stage that is run once can be sealed".into()));
         }
         let stage = &mut graph.stages[0];
+        if !stage.job.canaries.is_empty() {
+            return Err(refused("what is known of its units would be sent in the clear".into()));
+        }
+        if stage.job.manifest.verify.relations().is_some() {
+            return Err(refused("the market cannot check relations of what it cannot read".into()));
+        }
         let buffers = &stage.job.manifest.program.buffers;
         for (name, buffer) in buffers.iter().filter(|(_, buffer)| buffer.output.is_some()) {
             if !matches!(buffer.compare.unwrap_or_default(), Compare::Exact(_)) {

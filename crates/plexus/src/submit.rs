@@ -13,7 +13,7 @@ use api::{GatherInput, GraphRequest, IterateRequest, Job, Quote, StageInput, Sta
 use client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use job::{CompiledGraph, CompiledJob};
-use protocol::{Amount, Hash, PublicKey, manifest::Verify};
+use protocol::{Amount, Hash, PublicKey};
 use serde_json::json;
 
 use crate::{
@@ -287,10 +287,7 @@ impl job::FileSource for Files {
 /// the job pays the market's price.
 fn escrow(compiled: &CompiledGraph) -> Option<Amount> {
     let stage = |stage: &CompiledJob| {
-        let executions = match stage.manifest.verify {
-            Verify::Audit { .. } => 2,
-            Verify::Quorum { agree } => u64::from(agree),
-        };
+        let executions = u64::from(stage.manifest.verify.executions());
         let units = stage.units.saturating_mul(executions).saturating_mul(compiled.iterations_max());
         stage.unit_price.map(|price| price.checked_mul(units).unwrap_or(Amount(u64::MAX)))
     };
@@ -378,6 +375,7 @@ async fn upload(client: &Client, compiled: &CompiledGraph) -> Result<(), Failure
 }
 
 pub fn request(compiled: CompiledGraph) -> GraphRequest {
+    let canaries = canaries(&compiled);
     let iterate = compiled.iterate.map(|iterate| IterateRequest {
         times_max: iterate.times_max,
         until: iterate.until.map(|until| match until.equals {
@@ -401,9 +399,23 @@ pub fn request(compiled: CompiledGraph) -> GraphRequest {
         budget: compiled.budget,
         deadline_in_s: terms.deadline_s,
         attempts_max: terms.attempts_max,
-        canaries: vec![],
+        canaries,
         sealed: None,
     }
+}
+
+/// What is known of units of the first iteration, by their numbers in the job.
+fn canaries(compiled: &CompiledGraph) -> Vec<api::Canary> {
+    let mut first = 0;
+    let mut found = Vec::new();
+    for stage in &compiled.stages {
+        found.extend(stage.job.canaries.iter().map(|canary| {
+            let known = |(blob, length): &(Hash, u64)| api::KnownOutput { blob: *blob, length: *length };
+            api::Canary { unit: first + canary.unit, outputs: canary.outputs.iter().map(known).collect() }
+        }));
+        first += stage.job.units;
+    }
+    found
 }
 
 fn stage_request(stage: job::CompiledStage) -> StageRequest {

@@ -236,6 +236,7 @@ fn market_with_a_running_job() -> (String, mpsc::Receiver<()>) {
         verification: api::VerificationCounts {
             checked: 0,
             by_verifier: 0,
+            algebraic: 0,
             sampled_out: 0,
             disputed: 0,
             rejected: 0,

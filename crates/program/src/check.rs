@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
     Expression, ExpressionError, Hash, Manifest,
-    manifest::{self, Compare, Dispatch, Override, Verify},
+    manifest::{self, Compare, Dispatch, Override},
 };
 
 use crate::{
@@ -14,11 +14,12 @@ use crate::{
     PASSES_MAX, TIME_MS_MAX, UNIFORM_BYTES_MAX, WORKGROUP_BYTES_MAX, WORKGROUPS_MAX,
     error::{Problem, ProgramError},
     plan::{Access, Binding, Buffer, Kernel, Pass, Plan, Source, Variant},
+    verify,
     wgsl::{Compiled, Resource},
     work,
 };
 
-type Result<T> = std::result::Result<T, ProgramError>;
+pub(crate) type Result<T> = std::result::Result<T, ProgramError>;
 
 pub(crate) fn check(manifest: &Manifest, texts: &BTreeMap<Hash, String>) -> Result<Plan> {
     document(manifest)?;
@@ -43,6 +44,7 @@ pub(crate) fn check(manifest: &Manifest, texts: &BTreeMap<Hash, String>) -> Resu
         let fix = "give the buffer that holds the result \"output\": 0";
         return Err(Problem::new("program.buffers", "no buffer is an output", fix).manifest());
     }
+    verify::check(manifest, &buffers)?;
 
     // Each kernel's text is read for itself.
     let text_bytes: usize =
@@ -157,17 +159,7 @@ fn document(manifest: &Manifest) -> Result<()> {
             return Err(Problem::new(field, format!("{feature} stands twice"), "name it once").manifest());
         }
     }
-    match manifest.verify {
-        Verify::Audit { rate_min } if !(0.0..=1.0).contains(&rate_min) => {
-            let message = format!("{rate_min} is not between 0 and 1");
-            Err(Problem::new("verify.rate_min", message, "give a share of units, such as 0.05").manifest())
-        }
-        Verify::Quorum { agree } if !(2..=5).contains(&agree) => {
-            let message = format!("{agree} is not between 2 and 5");
-            Err(Problem::new("verify.agree", message, "let 2 to 5 owners agree").manifest())
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn count(field: &str, count: usize, min: usize, max: usize) -> Result<()> {

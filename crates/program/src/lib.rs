@@ -14,6 +14,7 @@ mod outline;
 mod plan;
 mod size;
 mod text;
+mod verify;
 mod wgsl;
 mod work;
 

@@ -438,3 +438,159 @@ fn every_manifest_that_serialises_is_read_back() {
     let manifest: Manifest = serde_json::from_value(manifest()).unwrap();
     assert_eq!(parse(&manifest.to_bytes()).unwrap(), manifest);
 }
+
+/// The manifest above as a program on these buffers, verified so. Its text binds all of them.
+fn verified(buffers: Value, verify: Value) -> (Value, String) {
+    let element = |dtype: &str| if dtype == "f32" { "f32" } else { "u32" };
+    let mut text = String::new();
+    let names: Vec<_> = buffers.as_object().unwrap().keys().cloned().collect();
+    for (binding, name) in names.iter().enumerate() {
+        let buffer = &buffers[name];
+        let written = buffer.get("input").is_none() && buffer.get("blob").is_none();
+        let (access, dtype) =
+            (if written { "read_write" } else { "read" }, buffer["dtype"].as_str().unwrap());
+        text += &format!(
+            "@group(0) @binding({binding}) var<storage, {access}> {name}: array<{}>;\n",
+            element(dtype)
+        );
+    }
+    let uses: String = names.iter().map(|name| format!("_ = {name}[0];")).collect();
+    text += &format!("@compute @workgroup_size(1) fn main() {{ {uses} }}");
+    let mut manifest = manifest();
+    manifest["program"] = json!({
+        "kernels": { "k": { "blob": Hash::of(text.as_bytes()), "entry": "main" } },
+        "buffers": buffers,
+        "passes": [{ "kernel": "k", "bind": names, "dispatch": [1] }],
+    });
+    manifest["limits"]["memory_bytes_max"] = json!(1 << 20);
+    manifest["verify"] = verify;
+    (manifest, text)
+}
+
+fn layer() -> Value {
+    json!({
+        "x": { "input": 0, "dtype": "i8", "shape": [2, 8, 4] },
+        "w": { "input": 1, "dtype": "i8", "shape": [12, 4] },
+        "b": { "input": 2, "dtype": "i32", "shape": [12] },
+        "s": { "scratch": true, "dtype": "i32", "shape": [16, 12] },
+        "y": { "output": 0, "dtype": "i32", "shape": [2, 8, 12] },
+    })
+}
+
+fn dense() -> Value {
+    json!({ "a": "x", "b": "w", "c": "y", "b_transposed": true, "bias": "b" })
+}
+
+fn freivalds(products: Value) -> Value {
+    json!({ "policy": "freivalds", "products": products })
+}
+
+#[test]
+fn policies_that_go_together_pass() {
+    let audit = json!({ "policy": "audit", "rate_min": 0.1 });
+    for verify in [
+        freivalds(json!([dense()])),
+        json!([freivalds(json!([dense()])), audit, { "policy": "canary" }]),
+        json!([{ "policy": "algebraic", "relations": [{ "relation": "product", "a": "x", "b": "w", "c": "y", "b_transposed": true }] }]),
+        json!({ "policy": "quorum", "agree": 3, "of": 5 }),
+        json!({ "policy": "canary" }),
+    ] {
+        let (manifest, text) = verified(layer(), verify.clone());
+        checked(&manifest, &[&text]).unwrap_or_else(|error| panic!("{verify}: {error}"));
+    }
+    let lines = json!({
+        "x": { "input": 0, "dtype": "i32", "shape": [4, 8] },
+        "y": { "output": 0, "dtype": "i32", "shape": [4, 8] },
+    });
+    let sorted = json!({ "policy": "algebraic", "relations": [{ "relation": "sorted", "input": "x", "output": "y" }] });
+    let (manifest, text) = verified(lines, sorted);
+    checked(&manifest, &[&text]).unwrap();
+}
+
+#[test]
+fn policies_that_make_no_sense_are_refused() {
+    let audit = json!({ "policy": "audit", "rate_min": 0.1 });
+    let quorum = json!({ "policy": "quorum", "agree": 2 });
+    for (verify, field, message) in [
+        (json!([]), "verify", "no policy"),
+        (json!([audit, audit]), "verify[1]", "audit stands twice"),
+        (json!([audit, quorum]), "verify", "do not go together"),
+        (json!([audit, { "policy": "quorum", "agree": 9 }]), "verify", "do not go together"),
+        (
+            json!([{ "policy": "canary" }, { "policy": "audit", "rate_min": 2.0 }]),
+            "verify[1].rate_min",
+            "0 and 1",
+        ),
+        (json!({ "policy": "quorum", "agree": 3, "of": 2 }), "verify.of", "between 3 and 5"),
+        (json!({ "policy": "quorum", "agree": 2, "of": 4 }), "verify.agree", "no majority"),
+        (
+            json!([freivalds(json!([dense()])), { "policy": "algebraic", "relations": [] }]),
+            "verify",
+            "do not go together",
+        ),
+        (json!([{ "policy": "freivalds", "products": [dense()], "rate": 1.5 }]), "verify[0].rate", "0 and 1"),
+    ] {
+        let (manifest, text) = verified(layer(), verify);
+        refuses(&manifest, &text, "manifest_invalid", field, message);
+    }
+}
+
+#[test]
+fn relations_fit_the_buffers_they_name() {
+    let with = |key: &str, value: Value| {
+        let mut product = dense();
+        product[key] = value;
+        freivalds(json!([product]))
+    };
+    let lines = |input: &str| json!({ "policy": "algebraic", "relations": [{ "relation": "sorted", "input": input, "output": "y" }] });
+    for (verify, field, message) in [
+        (with("a", json!("z")), "verify.products[0].a", "no buffer \"z\""),
+        (with("a", json!("s")), "verify.products[0].a", "scratch"),
+        (with("c", json!("b")), "verify.products[0].c", "not an output"),
+        (
+            with("b_transposed", json!(false)),
+            "verify.products[0].b",
+            "[2, 8, 4] times [12, 4] is not [2, 8, 12]",
+        ),
+        (with("a", json!("w")), "verify.products[0].b", "[12, 4] times"),
+        (with("a", json!("b")), "verify.products[0].a", "two axes"),
+        (with("bias", json!("x")), "verify.products[0].bias", "x is i8"),
+        (lines("x"), "verify.relations[0].output", "y is i32"),
+    ] {
+        let (manifest, text) = verified(layer(), verify);
+        refuses(&manifest, &text, "manifest_invalid", field, message);
+    }
+    let (manifest, text) = verified(layer(), freivalds(json!([])));
+    refuses(&manifest, &text, "limits_exceeded", "verify.products", "1 to 16");
+    let mut floats = layer();
+    floats["y"]["dtype"] = json!("f32");
+    let (manifest, text) = verified(floats, with("bias", Value::Null));
+    refuses(&manifest, &text, "manifest_invalid", "verify.products[0].c", "i8 and i8 in f32");
+}
+
+#[test]
+fn what_the_market_checks_alone_settles_every_output() {
+    let mut buffers = layer();
+    buffers["n"] = json!({ "output": 1, "dtype": "u32", "shape": [1] });
+    let (manifest, text) = verified(buffers.clone(), freivalds(json!([dense()])));
+    refuses(&manifest, &text, "manifest_invalid", "verify.products", "no relation settles the output n");
+    let audited = json!([freivalds(json!([dense()])), { "policy": "audit", "rate_min": 0.0 }]);
+    let (manifest, text) = verified(buffers, audited);
+    checked(&manifest, &[&text]).unwrap();
+    // What an output is made of has to be settled before it.
+    let square = |input: &str| json!({ input: 0, "dtype": "i32", "shape": [4, 4] });
+    let mut second = square("output");
+    second["output"] = json!(1);
+    let chain = json!({ "x": square("input"), "y": square("output"), "z": second });
+    let product = |a: &str, c: &str| json!({ "a": a, "b": "x", "c": c });
+    let (manifest, text) = verified(chain.clone(), freivalds(json!([product("x", "y"), product("y", "z")])));
+    checked(&manifest, &[&text]).unwrap();
+    let (manifest, text) = verified(chain, freivalds(json!([product("z", "y"), product("y", "z")])));
+    refuses(
+        &manifest,
+        &text,
+        "manifest_invalid",
+        "verify.products[0]",
+        "z is an output that no relation before",
+    );
+}

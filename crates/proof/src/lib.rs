@@ -14,6 +14,8 @@ mod draw;
 pub mod field;
 pub mod freivalds;
 pub mod matrix;
+pub mod relation;
+pub mod sorted;
 pub mod sumcheck;
 
 use std::fmt;

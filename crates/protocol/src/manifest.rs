@@ -301,21 +301,210 @@ pub struct Needs {
     pub storage_buffer_bytes_min: u64,
 }
 
-/// How results are verified.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "lowercase", deny_unknown_fields)]
+/// How results are verified: by one policy, or by several together, each at most once.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Verify {
+    /// By this one.
+    One(Policy),
+    /// By all of these.
+    All(Vec<Policy>),
+}
+
+/// One way to verify results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "lowercase", deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Policy {
     /// Units drawn after the commitment are executed again by somebody else.
     Audit {
         /// Least share of units that is drawn, 0 to 1, however trusted the worker.
         rate_min: f64,
     },
-    /// Every unit is executed by this many different owners, who must agree.
+    /// Every unit is executed by several owners.
     Quorum {
-        /// Owners that agree, 2 to 5.
+        /// Owners that must agree, 2 to 5.
         agree: u32,
+        /// Owners that execute, at most 5, of whom more than half must agree; as many as must agree when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<u32>,
     },
+    /// The submitter knows what some units put out, and says so with the job, not here.
+    Canary {},
+    /// The market checks matrix products with random vectors, without computing them.
+    Freivalds {
+        /// The products.
+        products: Vec<Product>,
+        /// Least share of units that is drawn after the commitment, 0 to 1, however trusted the worker.
+        #[serde(default = "every")]
+        rate: f64,
+    },
+    /// The market checks relations between what a unit reads and what it puts out.
+    Algebraic {
+        /// The relations.
+        relations: Vec<Relation>,
+        /// Least share of units that is drawn after the commitment, 0 to 1, however trusted the worker.
+        #[serde(default = "every")]
+        rate: f64,
+    },
+}
+
+fn every() -> f64 {
+    1.0
+}
+
+/// What holds between buffers of a correct unit, and is cheaper to check than to compute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "relation", rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Relation {
+    /// One is the matrix product of two others.
+    Product(Product),
+    /// One holds the elements of another one in order.
+    Sorted(Sorted),
+}
+
+/// `c = a · b`, or `c = a · b + bias`. Each is the name of a buffer: an input, a blob or an output, and `c` an output.
+///
+/// `a` has the shape `[.., k]`, `b` `[k, n]`, `c` `[.., n]`; the axes of `a` and `c` before the last are rows. Integers give `i32` or
+/// `u32`, which wrap; floats give floats, and are forgiven what rounding can do and the tolerance of `c`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Product {
+    /// The left factor.
+    pub a: String,
+    /// The right factor.
+    pub b: String,
+    /// The product.
+    pub c: String,
+    /// Whether `b` is transposed in its buffer: `[n, k]`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub b_transposed: bool,
+    /// What is added to every row: `[n]`, of the integer type of `c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<String>,
+}
+
+/// `output` holds the elements of `input`, each as often, in ascending order. Each is the name of a buffer, of the same integers.
+/// Of more than one axis, each line along the last one is sorted by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Sorted {
+    /// What is sorted: an input, a blob or an output.
+    pub input: String,
+    /// What comes out: an output.
+    pub output: String,
+    /// Whether the order is descending.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub descending: bool,
+}
+
+impl Verify {
+    /// The policies, one or several.
+    pub fn policies(&self) -> &[Policy] {
+        match self {
+            Self::One(policy) => std::slice::from_ref(policy),
+            Self::All(policies) => policies,
+        }
+    }
+
+    /// The least share of units that is executed again. A job that is verified by nothing else is audited.
+    pub fn audit_rate_min(&self) -> Option<f64> {
+        let policies = self.policies();
+        let stated = policies.iter().find_map(|policy| match policy {
+            Policy::Audit { rate_min } => Some(*rate_min),
+            _ => None,
+        });
+        let alone = policies.iter().all(|policy| matches!(policy, Policy::Canary {}));
+        stated.or(alone.then_some(0.0))
+    }
+
+    /// How many owners must agree, of how many that execute every unit.
+    pub fn quorum(&self) -> Option<(u32, u32)> {
+        self.policies().iter().find_map(|policy| match policy {
+            Policy::Quorum { agree, of } => Some((*agree, of.unwrap_or(*agree))),
+            _ => None,
+        })
+    }
+
+    /// Whether the job comes with units whose outputs its submitter knows.
+    pub fn canaries(&self) -> bool {
+        self.policies().iter().any(|policy| matches!(policy, Policy::Canary {}))
+    }
+
+    /// Executions of each unit that a job sets money aside for.
+    pub fn executions(&self) -> u32 {
+        self.quorum().map_or(1 + u32::from(self.audit_rate_min().is_some()), |(_, of)| of)
+    }
+
+    /// What the market checks by itself, in the order in which it is stated, and the least share of units that it checks.
+    pub fn relations(&self) -> Option<(Vec<Relation>, f64)> {
+        self.policies().iter().find_map(|policy| match policy {
+            Policy::Freivalds { products, rate } => {
+                Some((products.iter().cloned().map(Relation::Product).collect(), *rate))
+            }
+            Policy::Algebraic { relations, rate } => Some((relations.clone(), *rate)),
+            _ => None,
+        })
+    }
+}
+
+impl Relation {
+    /// The names of the buffers that it is about.
+    pub fn buffers(&self) -> impl Iterator<Item = &str> {
+        let [first, second, third, fourth] = match self {
+            Self::Product(Product { a, b, c, bias, .. }) => [Some(a), Some(b), Some(c), bias.as_ref()],
+            Self::Sorted(Sorted { input, output, .. }) => [Some(input), Some(output), None, None],
+        };
+        [first, second, third, fourth].into_iter().flatten().map(String::as_str)
+    }
+}
+
+impl Policy {
+    /// Its name in a manifest.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Audit { .. } => "audit",
+            Self::Quorum { .. } => "quorum",
+            Self::Canary {} => "canary",
+            Self::Freivalds { .. } => "freivalds",
+            Self::Algebraic { .. } => "algebraic",
+        }
+    }
+}
+
+impl From<Policy> for Verify {
+    fn from(policy: Policy) -> Self {
+        Self::One(policy)
+    }
+}
+
+/// By hand, so that what is wrong is said of the form that was meant.
+impl<'de> Deserialize<'de> for Verify {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> serde::de::Visitor<'de> for Form {
+            type Value = Verify;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a policy or a list of policies")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Verify, A::Error> {
+                Policy::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Verify::One)
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Verify, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(Verify::All)
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
 }
 
 impl Manifest {

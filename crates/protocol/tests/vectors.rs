@@ -415,7 +415,18 @@ fn manifests() -> Value {
         json!({ "abs": 1e16, "rel": 123456789.5, "outliers_max": 1.0, "mean_abs_max": 1e15 });
     let mut rare = least.clone();
     rare["verify"] = json!({ "policy": "audit", "rate_min": 0.000001 });
-    let valid = [full.clone(), least, floats, large, rare].map(|value| {
+    let mut several = full.clone();
+    several["verify"] = json!([
+        { "policy": "audit", "rate_min": 0.02 },
+        { "policy": "canary" },
+        { "policy": "freivalds", "products": [{ "a": "x", "b": "w", "c": "y" }] } ]);
+    let mut relations = full.clone();
+    relations["verify"] = json!([
+        { "policy": "quorum", "agree": 2, "of": 3 },
+        { "policy": "algebraic", "rate": 0.5, "relations": [
+            { "relation": "product", "a": "x", "b": "w", "c": "y", "b_transposed": true, "bias": "s" },
+            { "relation": "sorted", "input": "x", "output": "z", "descending": true } ] } ]);
+    let valid = [full.clone(), least, floats, large, rare, several, relations].map(|value| {
         let manifest: Manifest = serde_json::from_value(value.clone()).expect("a valid manifest");
         let canonical = manifest.to_bytes();
         let text = String::from_utf8(canonical.clone()).expect("JSON is UTF-8");
@@ -433,7 +444,21 @@ fn manifests() -> Value {
         assert!(serde_json::from_value::<Manifest>(broken.clone()).is_err(), "{pointer}/{key}");
         json!({ "about": format!("{pointer}/{key}"), "manifest": broken })
     };
+    let product = |extra: Value| {
+        let mut product = json!({ "a": "x", "b": "w", "c": "y" });
+        product
+            .as_object_mut()
+            .expect("an object")
+            .append(&mut extra.as_object().expect("an object").clone());
+        json!([{ "policy": "freivalds", "products": [product] }])
+    };
     let invalid = [
+        break_at("", "verify", product(json!({ "m": 64 }))),
+        break_at("", "verify", product(json!({ "b_transposed": 1 }))),
+        break_at("", "verify", json!([{ "policy": "algebraic", "relations": [{ "relation": "inverse" }] }])),
+        break_at("", "verify", json!({ "policy": "canary", "units": [1] })),
+        break_at("", "verify", json!([{ "policy": "audit", "rate_min": 0.02, "of": 3 }])),
+        break_at("", "verify", json!("audit")),
         break_at("", "extra", json!(1)),
         break_at("", "runtime", json!("cuda")),
         break_at("", "kind", json!("party")),

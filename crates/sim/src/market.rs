@@ -392,6 +392,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Commit { .. } => "commit",
         Command::AnchorChallenges { .. } => "anchor_challenges",
         Command::RecordOpinion { .. } => "opinion",
+        Command::RecordUndecided { .. } => "undecided",
         Command::Bond { .. } => "bond",
         Command::Unbond { .. } => "unbond",
         Command::Rate { .. } => "rate",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engine::{Event, JobEnd, JobSpec, JobState, Policy, Shortfall, State, Work};
+use engine::{Event, JobEnd, JobSpec, JobState, Shortfall, State, Work};
 use protocol::{CheckId, Hash, JobId, LeaseId, OutputCommitment, PackageId, PublicKey, UnitRun};
 
 use crate::{
@@ -420,7 +420,7 @@ impl Truth {
         for unit in wrong {
             let mut checkers = accepted.checked.iter().filter(|(checked, _)| *checked == unit).peekable();
             if checkers.peek().is_none() {
-                let quorum = matches!(entry.spec.stage_of(run.first).policy, Policy::Quorum { .. });
+                let quorum = entry.spec.stage_of(run.first).policy.combined().quorum.is_some();
                 if entry.state == JobState::Cancelled {
                     self.units.wrong_cancelled += 1;
                 } else if quorum || drawn.contains(&unit) {

@@ -3,7 +3,7 @@
 // The market refuses a manifest that makes no sense (shapes, bindings, WGSL). A worker trusts it no further than it must: an
 // unknown field or version is refused here too, because ignoring it could silently change a computation.
 
-import type { Buffer, Compare, Dtype, Kernel, Manifest, Pass } from './api.js';
+import type { Buffer, Compare, Dtype, Kernel, Manifest, Pass, Policy, Product, Relation } from './api.js';
 import { blobId, isHash, type Hash } from './hash.js';
 
 /** Bytes of one element. */
@@ -165,11 +165,61 @@ function checkPass(value: unknown, at: string): void {
 }
 
 function checkVerify(value: unknown): void {
-  const policy = (value as { policy?: unknown } | null)?.policy;
-  word(policy, 'verify.policy', ['audit', 'quorum']);
-  const verify = fields(value, 'verify', policy === 'audit' ? ['policy', 'rate_min'] : ['policy', 'agree'], []);
-  if (policy === 'quorum') count(verify['agree'], 'verify.agree', 0xffff_ffff);
-  else if (typeof verify['rate_min'] !== 'number') throw new ManifestError('verify.rate_min', 'expected a number');
+  if (!Array.isArray(value)) return checkPolicy(value, 'verify');
+  value.forEach((policy, i) => {
+    checkPolicy(policy, `verify[${i}]`);
+  });
+}
+
+/** The keys of each policy beside `policy` itself. */
+const POLICY_KEYS: Readonly<Record<string, [required: string[], optional: string[]]>> = {
+  audit: [['rate_min'], []],
+  quorum: [['agree'], ['of']],
+  canary: [[], []],
+  freivalds: [['products'], ['rate']],
+  algebraic: [['relations'], ['rate']],
+};
+
+function checkPolicy(value: unknown, at: string): void {
+  const name = (value as { policy?: unknown } | null)?.policy;
+  word(name, `${at}.policy`, Object.keys(POLICY_KEYS));
+  const [required, optional] = POLICY_KEYS[name as string] ?? [[], []];
+  const policy = fields(value, at, ['policy', ...required], optional);
+  for (const key of ['rate_min', 'rate']) {
+    if (key in policy && typeof policy[key] !== 'number') throw new ManifestError(`${at}.${key}`, 'expected a number');
+  }
+  if ('agree' in policy) count(policy['agree'], `${at}.agree`, 0xffff_ffff);
+  if (policy['of'] != null) count(policy['of'], `${at}.of`, 0xffff_ffff);
+  if ('products' in policy) {
+    list(policy['products'], `${at}.products`).forEach((product, i) => {
+      checkProduct(product, `${at}.products[${i}]`, []);
+    });
+  }
+  if ('relations' in policy) {
+    list(policy['relations'], `${at}.relations`).forEach((relation, i) => {
+      checkRelation(relation, `${at}.relations[${i}]`);
+    });
+  }
+}
+
+function checkRelation(value: unknown, at: string): void {
+  const name = (value as { relation?: unknown } | null)?.relation;
+  word(name, `${at}.relation`, ['product', 'sorted']);
+  if (name === 'product') return checkProduct(value, at, ['relation']);
+  const sorted = fields(value, at, ['relation', 'input', 'output'], ['descending']);
+  for (const key of ['input', 'output']) text(sorted[key], `${at}.${key}`);
+  flag(sorted['descending'], `${at}.descending`);
+}
+
+function checkProduct(value: unknown, at: string, tag: string[]): void {
+  const product = fields(value, at, [...tag, 'a', 'b', 'c'], ['b_transposed', 'bias']);
+  for (const key of ['a', 'b', 'c']) text(product[key], `${at}.${key}`);
+  if (product['bias'] != null) text(product['bias'], `${at}.bias`);
+  flag(product['b_transposed'], `${at}.b_transposed`);
+}
+
+function flag(value: unknown, at: string): void {
+  if (value !== undefined && typeof value !== 'boolean') throw new ManifestError(at, 'expected true or false');
 }
 
 function fields(value: unknown, at: string, required: string[], optional: string[]): Record<string, unknown> {
@@ -241,24 +291,58 @@ export function manifestText(manifest: Manifest): string {
         ['storage_buffer_bytes_min', String(needs?.storage_buffer_bytes_min ?? 0)],
       ]),
     ],
-    [
-      'verify',
-      verify.policy === 'audit'
-        ? object([
-            ['policy', '"audit"'],
-            ['rate_min', floatText(verify.rate_min)],
-          ])
-        : object([
-            ['policy', '"quorum"'],
-            ['agree', String(verify.agree)],
-          ]),
-    ],
+    ['verify', Array.isArray(verify) ? `[${verify.map(policyText).join(',')}]` : policyText(verify)],
   ]);
 }
 
 /** The blob id of the manifest's canonical bytes. */
 export function manifestHash(manifest: Manifest): Promise<Hash> {
   return blobId(new TextEncoder().encode(manifestText(manifest)));
+}
+
+function policyText(policy: Policy): string {
+  const name: [string, string] = ['policy', JSON.stringify(policy.policy)];
+  switch (policy.policy) {
+    case 'audit':
+      return object([name, ['rate_min', floatText(policy.rate_min)]]);
+    case 'quorum':
+      return object([name, ['agree', String(policy.agree)], ['of', policy.of != null ? String(policy.of) : undefined]]);
+    case 'canary':
+      return object([name]);
+    case 'freivalds':
+      return object([
+        name,
+        ['products', `[${policy.products.map((product) => productText(product)).join(',')}]`],
+        ['rate', floatText(policy.rate ?? 1)],
+      ]);
+    case 'algebraic':
+      return object([
+        name,
+        ['relations', `[${policy.relations.map(relationText).join(',')}]`],
+        ['rate', floatText(policy.rate ?? 1)],
+      ]);
+  }
+}
+
+function relationText(relation: Relation): string {
+  if (relation.relation === 'product') return productText(relation, 'product');
+  return object([
+    ['relation', '"sorted"'],
+    ['input', JSON.stringify(relation.input)],
+    ['output', JSON.stringify(relation.output)],
+    ['descending', relation.descending ? 'true' : undefined],
+  ]);
+}
+
+function productText(product: Product, relation?: string): string {
+  return object([
+    ['relation', relation && JSON.stringify(relation)],
+    ['a', JSON.stringify(product.a)],
+    ['b', JSON.stringify(product.b)],
+    ['c', JSON.stringify(product.c)],
+    ['b_transposed', product.b_transposed ? 'true' : undefined],
+    ['bias', product.bias != null ? JSON.stringify(product.bias) : undefined],
+  ]);
 }
 
 function kernelText(kernel: Kernel): string {

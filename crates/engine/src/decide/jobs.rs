@@ -6,8 +6,8 @@ use protocol::{Amount, Hash, JobId, LeaseId, PublicKey, UnitRun};
 
 use super::Deciding;
 use crate::{
-    Answer, EndCause, Event, Failure, Job, JobEnd, JobState, PackageState, Policy, Rejection, Shortfall,
-    Split, Submission, Work, verdict::refuted,
+    Answer, EndCause, Event, Failure, Job, JobEnd, JobState, PackageState, Rejection, Shortfall, Split,
+    Submission, Work, verdict::refuted,
 };
 
 /// Most units of one job.
@@ -86,10 +86,8 @@ impl Deciding<'_> {
             if stage.replicas > 1 && (stage.devices > 1 || stage.package_units.unwrap_or(1) > 1) {
                 return invalid("a unit with replicas is a package of its own, and runs on one device");
             }
-            if let Policy::Quorum { agree } = stage.policy
-                && !(2..=5).contains(&agree)
-            {
-                return invalid("a quorum is 2 to 5 owners");
+            if let Some(flaw) = stage.policy.combined().flaw() {
+                return invalid(flaw);
             }
         }
         if let Some(flaw) = spec.graph_flaw() {

@@ -85,6 +85,7 @@ impl Deciding<'_> {
             Command::RecordOpinion { check, agrees, evidence } => {
                 self.record_opinion(check, agrees, evidence)
             }
+            Command::RecordUndecided { check, evidence } => self.record_undecided(check, evidence),
             Command::Bond { account, amount } => self.bond(account, amount),
             Command::Unbond { account, amount } => self.unbond(account, amount),
             Command::Rate { job, by, worker, stars } => self.rate(job, by, worker, stars),

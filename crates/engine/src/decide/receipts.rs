@@ -1,11 +1,10 @@
 //! Receipts: from a commitment to the draw of its checks.
 
-use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature, challenge};
+use protocol::{CheckId, Hash, LeaseId, OutputCommitment, PackageId, Receipt, Signature, UnitRun, challenge};
 
 use super::Deciding;
 use crate::{
-    Answer, CheckKind, CheckPlan, Event, LookPlan, PackageState, Policy, ReceiptOutcome, Rejection, Work,
-    state::Late,
+    Answer, CheckKind, CheckPlan, Event, LookPlan, PackageState, ReceiptOutcome, Rejection, Work, state::Late,
 };
 
 impl Deciding<'_> {
@@ -135,37 +134,47 @@ impl Deciding<'_> {
         // Replicas are checks of every unit.
         let replicas = checks.len() as u32;
         let (job, run) = (package.job, package.run);
-        let plans: Vec<Vec<u64>> = match self.state.jobs[&job].spec.stage_of(run.first).policy {
-            Policy::Quorum { agree } => (1 + replicas..agree).map(|_| run.units().collect()).collect(),
-            Policy::Audit { .. } if replicas > 0 => vec![],
-            Policy::Audit { rate_min_ppm } => {
-                let price = self.state.jobs[&job].spec.stage_of(run.first).unit_price;
-                let terms = self.state.audit_terms(worker, price, run.count.into());
-                let trust = terms.rate_ppm(rate_min_ppm);
-                let units: Vec<u64> = run
-                    .units()
-                    .zip(0..)
-                    .filter(|(_, place)| challenge::is_drawn(&draw, *place, trust))
-                    .map(|(unit, _)| unit)
-                    .collect();
-                if units.is_empty() { vec![] } else { vec![units] }
-            }
-        };
+        let stage = self.state.jobs[&job].spec.stage_of(run.first);
+        let (combined, price) = (stage.policy.combined(), stage.unit_price);
+        let mut plans: Vec<Vec<u64>> = Vec::new();
+        if let Some(quorum) = combined.quorum {
+            plans.extend((1 + replicas..quorum.of).map(|_| run.units().collect()));
+        } else if let (Some(rate_min_ppm), 0) = (combined.audit_rate_min_ppm, replicas) {
+            let trust = self.state.audit_terms(worker, price, run.count.into()).rate_ppm(rate_min_ppm);
+            let units = drawn_units(run, &draw, trust);
+            plans.extend((!units.is_empty()).then_some(units));
+        }
         let checks = self.plan_checks(job, plans, None);
         self.emit(Event::ChecksDrawn { package: id, draw, checks });
-        self.plan_looks(id);
+        self.plan_looks(id, Some(draw));
     }
 
-    /// Plans what of a committed package is checked without executing it.
-    pub(super) fn plan_looks(&mut self, id: PackageId) {
+    /// Plans what of a committed package is checked without executing it: canaries, and what the market checks by itself, drawn
+    /// from SHA-256(draw ‖ `algebraic`). Without a draw that is everything.
+    pub(super) fn plan_looks(&mut self, id: PackageId, draw: Option<Hash>) {
         let package = &self.state.packages[&id];
-        let run = package.run;
-        let canaries =
-            self.state.jobs[&package.job].canaries.range(run.first..run.first + u64::from(run.count));
-        let units: Vec<u64> = canaries.map(|(unit, _)| *unit).collect();
-        if !units.is_empty() {
-            let check = CheckId(self.state.next.check + 1);
-            let looks = vec![LookPlan { check, units, kind: CheckKind::Canary }];
+        let PackageState::Committed { worker, .. } = package.state else { unreachable!("it has results") };
+        let (run, job) = (package.run, &self.state.jobs[&package.job]);
+        let mut looks = Vec::new();
+        let mut look = |kind, units: Vec<u64>| {
+            if !units.is_empty() {
+                let check = CheckId(self.state.next.check + 1 + looks.len() as u64);
+                looks.push(LookPlan { check, units, kind });
+            }
+        };
+        let canaries = job.canaries.range(run.first..run.first + u64::from(run.count));
+        look(CheckKind::Canary, canaries.map(|(unit, _)| *unit).collect());
+        let stage = job.spec.stage_of(run.first);
+        if let Some(rate_min_ppm) = stage.policy.combined().algebraic_rate_min_ppm {
+            let price = stage.unit_price;
+            let trust = self.state.audit_terms(worker, price, run.count.into()).rate_ppm(rate_min_ppm);
+            let units = match draw {
+                Some(draw) => drawn_units(run, &Hash::of_parts(&[&draw.0, b"algebraic"]), trust),
+                None => run.units().collect(),
+            };
+            look(CheckKind::Algebraic, units);
+        }
+        if !looks.is_empty() {
             self.emit(Event::LooksPlanned { package: id, looks });
         }
     }
@@ -225,4 +234,10 @@ impl Deciding<'_> {
         };
         self.decide_check(id, agrees, evidence);
     }
+}
+
+/// The units of a package that are drawn at a rate of `rate_ppm`.
+fn drawn_units(run: UnitRun, draw: &Hash, rate_ppm: u32) -> Vec<u64> {
+    let drawn = run.units().zip(0..).filter(|(_, place)| challenge::is_drawn(draw, *place, rate_ppm));
+    drawn.map(|(unit, _)| unit).collect()
 }

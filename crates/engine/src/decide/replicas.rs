@@ -44,7 +44,7 @@ impl Deciding<'_> {
             PackageState::Committed { .. } => {
                 let draw = protocol::Hash([0; 32]);
                 self.emit(Event::ChecksDrawn { package: id, draw, checks });
-                self.plan_looks(id);
+                self.plan_looks(id, None);
                 self.compare_replicas(id);
             }
         }

@@ -17,10 +17,10 @@ struct Opinions {
     agree: u32,
     /// Executions that got something else.
     against: Vec<CheckId>,
-    /// What the job's owner knows otherwise.
+    /// What the job's owner knows otherwise, and what the market cannot tell by itself.
     missed: Vec<CheckId>,
-    /// Whether the market itself got something else.
-    market_against: bool,
+    /// What the market itself found against them.
+    final_verdict: Option<Verdict>,
     /// Whether an execution is still to come.
     open: bool,
     /// Executions of every unit that are still to come.
@@ -38,10 +38,20 @@ impl Deciding<'_> {
         agrees: bool,
         evidence: String,
     ) -> Result<Answer, Rejection> {
-        if !self.state.comparing.contains(&check) {
+        if !self.state.comparing.contains(&check) && !self.state.looking.contains(&check) {
             return Err(Rejection::CheckNotPending(check));
         }
         self.decide_check(check, agrees, evidence);
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn record_undecided(&mut self, check: CheckId, evidence: String) -> Result<Answer, Rejection> {
+        if !self.state.looking.contains(&check) {
+            return Err(Rejection::CheckNotPending(check));
+        }
+        let package = self.state.checks[&check].package;
+        self.emit(Event::LookUndecided { check, evidence });
+        self.settle(package);
         Ok(Answer::Done)
     }
 
@@ -59,10 +69,16 @@ impl Deciding<'_> {
         let package = &self.state.packages[&id];
         let PackageState::Committed { checks, .. } = &package.state else { return };
         let (job, run) = (package.job, package.run);
-        let quorum = self.state.jobs[&job].spec.stage_of(run.first).policy.quorum();
+        let quorum = self.state.jobs[&job]
+            .spec
+            .stage_of(run.first)
+            .policy
+            .combined()
+            .quorum
+            .map(|quorum| quorum.agree);
         let opinions = self.opinions(run, checks);
-        if opinions.market_against {
-            return self.reject(id, Verdict::VerifierDisagrees);
+        if let Some(verdict) = opinions.final_verdict {
+            return self.reject(id, verdict);
         }
         let reached = quorum.is_some_and(|agree| opinions.agree >= agree);
         let reachable = quorum.is_some_and(|agree| opinions.agree + opinions.open_whole >= agree);
@@ -99,8 +115,10 @@ impl Deciding<'_> {
             let check = &self.state.checks[id];
             let whole = u32::from(check.units.len() == run.count as usize);
             match (check.kind, &check.state) {
-                (_, CheckState::Decided { owner, agrees: false, .. }) if *owner == self.state.market() => {
-                    found.market_against = true;
+                (kind, CheckState::Decided { owner, agrees: false, .. }) if *owner == self.state.market() => {
+                    let algebraic = kind == CheckKind::Algebraic;
+                    let verdict = if algebraic { Verdict::Disproved } else { Verdict::VerifierDisagrees };
+                    found.final_verdict.get_or_insert(verdict);
                 }
                 (CheckKind::Execution, CheckState::Decided { agrees: true, .. }) => found.agree += whole,
                 (CheckKind::Execution, CheckState::Decided { .. }) => found.against.push(*id),
@@ -110,7 +128,7 @@ impl Deciding<'_> {
                     found.open_ties |= check.tie_of.is_some();
                 }
                 (_, CheckState::Decided { agrees: true, .. }) => {}
-                (_, CheckState::Decided { .. }) => found.missed.push(*id),
+                (_, CheckState::Decided { .. } | CheckState::Undecided) => found.missed.push(*id),
                 _ => found.open_looks = true,
             }
         }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use plexus_engine::{
-    Answer, Command, Decision, Event, Gather, Iterate, JobSpec, Params, Policy, ReceiptOutcome, Rejection,
-    Requirements, Sealing, SealingRequest, Stage, StageInput, State, Submission, UnitWork, Work, decide,
-    violations,
+    Answer, Command, Decision, Event, Gather, Iterate, JobSpec, LookUnit, Params, Policy, ReceiptOutcome,
+    Rejection, Requirements, Sealing, SealingRequest, Stage, StageInput, State, Submission, UnitWork, Work,
+    decide, violations,
 };
 use protocol::{
     Amount, CheckId, DeviceFacts, DeviceLimits, Envelope, Hash, InputSplit, JobId, LeaseId, OutputCommitment,
@@ -289,13 +289,7 @@ impl World {
             .into_iter()
             .flat_map(|run| run.units())
             .take(count)
-            .map(|unit| {
-                let spec = &self.state.jobs()[&lease.job].spec;
-                let place = spec.place(unit);
-                let settled =
-                    spec.first_unit(place.iteration.min(self.settles_at), place.stage) + place.index;
-                (unit, vec![output(lease.job, settled, lie)])
-            })
+            .map(|unit| (unit, vec![self.result(lease.job, unit, lie)]))
             .collect();
         let leaves: Vec<_> =
             units.iter().map(|(unit, outputs)| UnitLeaf::done(lease.job, *unit, outputs.clone())).collect();
@@ -367,8 +361,26 @@ impl World {
         self.run(Command::AdvanceTime).expect("time passes");
     }
 
-    /// What a shell does with comparisons: here, outputs agree when they are equal.
+    /// What a unit puts out; `lie` 0 is the honest result.
+    pub fn result(&self, job: JobId, unit: u64, lie: u8) -> OutputCommitment {
+        let spec = &self.state.jobs()[&job].spec;
+        let place = spec.place(unit);
+        let settled = spec.first_unit(place.iteration.min(self.settles_at), place.stage) + place.index;
+        output(job, settled, lie)
+    }
+
+    /// What a shell does with comparisons: here, outputs agree when they are equal. What a program says of its outputs holds
+    /// for honest ones.
     pub fn judge(&mut self) {
+        for look in self.state.looks(100) {
+            let honest = |unit: &LookUnit| unit.outputs == [self.result(look.job, unit.unit, 0)];
+            let agrees = look.units.iter().all(honest);
+            let (check, evidence) = (look.check, "looked at".into());
+            match self.run(Command::RecordOpinion { check, agrees, evidence }) {
+                Ok(_) | Err(Rejection::CheckNotPending(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
         for comparison in self.state.comparisons(100) {
             let agrees = comparison.pairs.is_empty();
             let (check, evidence) = (comparison.check, "compared".into());

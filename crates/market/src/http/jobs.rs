@@ -11,14 +11,14 @@ use api::{
 };
 use axum::{Json, extract::State, http::StatusCode};
 use engine::{
-    Answer, Canary, Command, Gather, Iterate, JobSpec, Policy, Requirements, Sealing, Stage, Submission,
-    UnitWork,
+    Answer, Canary, Combined, Command, Gather, Iterate, JobSpec, Policy, Quorum, Requirements, Sealing,
+    Stage, Submission, UnitWork,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use program::{Access, Plan, ProgramError};
 use protocol::{
     Hash, JobId, PublicKey,
-    manifest::{Compare, Manifest, Verify},
+    manifest::{self, Compare, Manifest, Verify},
     seal::{SEALED_INPUT_EXTRA_BYTES, SEALED_OUTPUT_EXTRA_BYTES},
 };
 use serde::Deserialize;
@@ -139,6 +139,11 @@ async fn canaries(app: &Shared, request: &GraphRequest, spec: &JobSpec) -> Resul
     canaries.sort_by_key(|canary| canary.unit);
     if let Some(flaw) = spec.canary_flaw(&canaries) {
         return Err(invalid(flaw, "canaries"));
+    }
+    let promised = spec.stages.iter().any(|stage| stage.policy.combined().canaries);
+    if promised && canaries.is_empty() {
+        let detail = "the policy canary needs units whose outputs are known";
+        return Err(invalid(detail, "canaries"));
     }
     for (i, canary) in request.canaries.iter().enumerate() {
         for (number, known) in canary.outputs.iter().enumerate() {
@@ -446,17 +451,27 @@ fn stage_spec(
                     + if request.sealed.is_some() { SEALED_OUTPUT_EXTRA_BYTES } else { 0 }
             })
             .collect(),
-        policy: match stage.manifest.verify {
-            // Rounded up, so that a rate above zero never becomes none.
-            Verify::Audit { rate_min } => {
-                Policy::Audit { rate_min_ppm: (rate_min.clamp(0.0, 1.0) * 1e6).ceil() as u32 }
-            }
-            Verify::Quorum { agree } => Policy::Quorum { agree },
-        },
+        policy: policy(&stage.manifest.verify),
         work: UnitWork { flops: plan.work.flops, bytes: plan.work.bytes },
         devices: stage.devices,
         replicas: stage.replicas,
     })
+}
+
+/// A manifest's policies in the engine's words.
+fn policy(verify: &Verify) -> Policy {
+    // Rounded up, so that a rate above zero never becomes none.
+    let ppm = |rate: f64| (rate.clamp(0.0, 1.0) * 1e6).ceil() as u32;
+    match verify {
+        Verify::One(manifest::Policy::Audit { rate_min }) => Policy::Audit { rate_min_ppm: ppm(*rate_min) },
+        Verify::One(manifest::Policy::Quorum { agree, of: None }) => Policy::Quorum { agree: *agree },
+        _ => Policy::Combined(Combined {
+            audit_rate_min_ppm: verify.audit_rate_min().map(ppm),
+            quorum: verify.quorum().map(|(agree, of)| Quorum { agree, of }),
+            canaries: verify.canaries(),
+            algebraic_rate_min_ppm: verify.relations().map(|(_, rate)| ppm(rate)),
+        }),
+    }
 }
 
 fn iterate_spec(request: &GraphRequest, iterate: &IterateRequest) -> Result<Iterate, Failure> {

@@ -73,7 +73,7 @@ pub(crate) struct App {
     /// Blobs.
     pub blobs: Arc<BlobStore>,
     /// The market's secrets.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
     /// What checks are drawn with.
     pub challenges: Arc<crate::challenges::Challenges>,
     /// What operators measure.

@@ -4,7 +4,7 @@ use api::{Job, JobRequest, JobState, UnitState};
 use protocol::SecretKey;
 use serde_json::json;
 
-use crate::rig::{Person, Rig, until};
+use crate::rig::{Person, Rig, bad, until};
 
 const HALVE: &str = "
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -151,4 +151,173 @@ async fn a_verdict_is_told_contested_and_kept() {
     let rig = rig.restart().await;
     let kept: api::Verdict = until(|| rig.get::<api::Verdict>(&path), |found| found.is_final).await;
     assert_eq!(kept.closing, Some(closing));
+}
+
+/// What a client says a unit of [`halving`] puts out.
+fn canary(unit: u64, blob: protocol::Hash) -> api::Canary {
+    api::Canary { unit, outputs: vec![api::KnownOutput { blob, length: 16 }] }
+}
+
+#[tokio::test]
+async fn an_output_that_the_client_knows_is_compared_and_shown_to_nobody() {
+    let rig = Rig::start_with(|config| config.params.verifier_wait_ms = 0).await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let known = client.upload(&floats(1.009)).await;
+    let request = JobRequest { canaries: vec![canary(0, known)], ..halving(&client).await };
+    let job = client.submit(&request).await;
+    worker.announce("a").await;
+    let lease = worker.lease("a", 1, 0).await.leases.remove(0);
+    let shown = serde_json::to_string(&(&job, &lease)).expect("JSON");
+    assert!(!shown.contains(&known.to_string()), "{shown}");
+    let receipt = worker.compute(market, &lease, |_| floats(1.0)).await;
+    worker.commit(vec![receipt]).await;
+    let verifier = rig.verifier().await;
+    let lease = verifier.lease("verifier", 1, 30_000).await.leases.remove(0);
+    let receipt = verifier.compute(market, &lease, |_| floats(1.0)).await;
+    verifier.commit(vec![receipt]).await;
+    let path = format!("/v1/jobs/{}", job.id);
+    let done = until(|| rig.get::<Job>(&path), |job| job.state == JobState::Done).await;
+    assert_eq!((done.verification.checked, done.verification.disputed), (1, 0));
+}
+
+#[tokio::test]
+async fn a_missed_canary_has_the_market_execute_the_unit() {
+    let rig = Rig::start_with(|config| config.params.verifier_wait_ms = 0).await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let known = client.upload(&floats(2.0)).await;
+    let request = JobRequest { canaries: vec![canary(0, known)], ..halving(&client).await };
+    let job = client.submit(&request).await;
+    worker.announce("a").await;
+    let lease = worker.lease("a", 1, 0).await.leases.remove(0);
+    let receipt = worker.compute(market, &lease, |_| floats(1.0)).await;
+    worker.commit(vec![receipt]).await;
+    let path = format!("/v1/jobs/{}", job.id);
+    let missed = until(|| rig.get::<Job>(&path), |job| job.verification.disputed == 1).await;
+    assert_eq!(missed.verification.rejected, 0, "nobody loses on the client's word");
+    let verifier = rig.verifier().await;
+    for _ in 0..2 {
+        let lease = verifier.lease("verifier", 1, 30_000).await.leases.remove(0);
+        let receipt = verifier.compute(market, &lease, |_| floats(1.0)).await;
+        verifier.commit(vec![receipt]).await;
+    }
+    let done = until(|| rig.get::<Job>(&path), |job| job.state == JobState::Done).await;
+    assert_eq!((done.verification.rejected, done.money.paid.0), (0, 900));
+}
+
+#[tokio::test]
+async fn canaries_name_units_of_the_job_and_blobs_of_the_store() {
+    let rig = Rig::start().await;
+    let client = rig.rich(1).await;
+    let known = client.upload(&floats(1.0)).await;
+    let absent = protocol::Hash::of(b"never uploaded");
+    let long =
+        api::Canary { outputs: vec![api::KnownOutput { blob: known, length: 17 }], ..canary(0, known) };
+    for (canary, code, field) in [
+        (canary(0, absent), api::code::BLOB_UNKNOWN, "canaries[0].outputs[0].blob"),
+        (canary(1, known), api::code::REQUEST_INVALID, "canaries"),
+        (long, api::code::REQUEST_INVALID, "canaries"),
+    ] {
+        let request = JobRequest { canaries: vec![canary], ..halving(&client).await };
+        let problem = bad(client.post("/v1/jobs", &request).await).await;
+        assert_eq!((problem.code.as_ref(), problem.field.as_deref()), (code, Some(field)));
+    }
+}
+
+const MULTIPLY: &str = "
+@group(0) @binding(0) var<storage, read> x: array<i32>;
+@group(0) @binding(1) var<storage, read> w: array<i32>;
+@group(0) @binding(2) var<storage, read_write> y: array<i32>;
+@compute @workgroup_size(2, 2) fn main(@builtin(global_invocation_id) id: vec3u) {
+    y[2u * id.y + id.x] = x[2u * id.y] * w[id.x] + x[2u * id.y + 1u] * w[2u + id.x];
+}
+";
+
+/// Two units that multiply two rows of numbers each by the same matrix, and that the market checks by itself.
+async fn multiplying(client: &Person) -> JobRequest {
+    let mut request = client.doubling(2).await;
+    let kernel = client.upload(MULTIPLY.as_bytes()).await;
+    let weights: Vec<u8> = [2i32, -1, 3, 1].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let weights = client.upload(&weights).await;
+    let square = json!({ "dtype": "i32", "shape": [2, 2] });
+    let side = |key: &str, value: serde_json::Value| {
+        let mut buffer = square.clone();
+        buffer[key] = value;
+        buffer
+    };
+    let mut manifest = serde_json::to_value(&request.manifest).expect("JSON");
+    manifest["program"] = json!({
+        "kernels": { "multiply": { "blob": kernel, "entry": "main" } },
+        "buffers": { "x": side("input", json!(0)), "w": side("blob", json!(weights)), "y": side("output", json!(0)) },
+        "passes": [{ "kernel": "multiply", "bind": ["x", "w", "y"], "dispatch": [1] }],
+    });
+    manifest["verify"] = json!([{ "policy": "freivalds", "products": [{ "a": "x", "b": "w", "c": "y" }] }]);
+    request.manifest = serde_json::from_value(manifest).expect("a manifest");
+    request.joins.clear();
+    request
+}
+
+/// What the kernel computes of unit `index` of numbers that count up from 0.
+fn multiplied(index: u64) -> Vec<u8> {
+    let x: Vec<i32> = (0..4).map(|i| index as i32 * 4 + i).collect();
+    let y = [(0, 2, 3), (0, -1, 1), (2, 2, 3), (2, -1, 1)].map(|(row, a, b)| x[row] * a + x[row + 1] * b);
+    y.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[tokio::test]
+async fn a_product_is_paid_without_a_second_execution() {
+    let rig = Rig::start().await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let job = client.submit(&multiplying(&client).await).await;
+    assert_eq!(job.money.escrowed.0, 2_000, "no check is set aside for");
+    worker.announce("a").await;
+    for lease in worker.lease("a", 2, 0).await.leases {
+        let receipt = worker.compute(market, &lease, multiplied).await;
+        worker.commit(vec![receipt]).await;
+    }
+    let path = format!("/v1/jobs/{}", job.id);
+    let done = until(|| rig.get::<Job>(&path), |job| job.state == JobState::Done).await;
+    assert_eq!((done.verification.algebraic, done.verification.checked), (2, 0));
+    assert_eq!(done.money.paid.0, 1_800);
+}
+
+#[tokio::test]
+async fn a_wrong_product_is_found_by_the_market_alone() {
+    let rig = Rig::start().await;
+    let market = rig.market.key().public();
+    let (client, worker) = (rig.rich(1).await, rig.person(2).await);
+    let job = client.submit(&multiplying(&client).await).await;
+    worker.announce("a").await;
+    let lease = worker.lease("a", 1, 0).await.leases.remove(0);
+    let wrong = |index| {
+        let mut bytes = multiplied(index);
+        // One bit of the last unit's last element.
+        bytes[12] ^= u8::from(index == 1);
+        bytes
+    };
+    let receipt = worker.compute(market, &lease, wrong).await;
+    worker.commit(vec![receipt]).await;
+    let path = format!("/v1/jobs/{}", job.id);
+    let found = until(|| rig.get::<Job>(&path), |job| job.verification.rejected > 0).await;
+    assert_eq!((found.progress.waiting, found.verification.rejected, found.money.paid.0), (2, 2, 0));
+}
+
+#[tokio::test]
+async fn the_policy_canary_brings_canaries() {
+    let rig = Rig::start().await;
+    let client = rig.rich(1).await;
+    let mut request = halving(&client).await;
+    let mut manifest = serde_json::to_value(&request.manifest).expect("JSON");
+    manifest["verify"] = json!([{ "policy": "canary" }]);
+    request.manifest = serde_json::from_value(manifest).expect("a manifest");
+    let problem = bad(client.post("/v1/jobs", &request).await).await;
+    assert_eq!(
+        (problem.code.as_ref(), problem.field.as_deref()),
+        (api::code::REQUEST_INVALID, Some("canaries"))
+    );
+    let known = client.upload(&floats(1.0)).await;
+    let request = JobRequest { canaries: vec![canary(0, known)], ..request };
+    assert_eq!(client.submit(&request).await.money.escrowed.0, 2_000, "it is audited besides");
 }
