@@ -601,7 +601,7 @@ pub struct VerificationCounts {
     #[schema(value_type = String)]
     pub by_verifier: u64,
     /// Of which the market checked what the program says of their outputs, and found that it holds.
-    #[serde(default, with = "protocol::decimal")]
+    #[serde(with = "protocol::decimal")]
     #[schema(value_type = String)]
     pub algebraic: u64,
     /// Accepted because the draw after the commitment did not pick them.

@@ -1081,6 +1081,38 @@ export interface PendingPay {
   free_at: string;
 }
 
+/** One way to verify results. */
+export type Policy =
+  | {
+    policy: 'audit';
+    /** Least share of units that is drawn, 0 to 1, however trusted the worker. */
+    rate_min: number;
+  }
+  | {
+    /** Owners that must agree, 2 to 5. */
+    agree: number;
+    /** Owners that execute, at most 5, of whom more than half must agree; as many as must agree when absent. */
+    of?: number | null;
+    policy: 'quorum';
+  }
+  | {
+    policy: 'canary';
+  }
+  | {
+    policy: 'freivalds';
+    /** The products. */
+    products: Product[];
+    /** Least share of units that is drawn after the commitment, 0 to 1, however trusted the worker. */
+    rate?: number;
+  }
+  | {
+    policy: 'algebraic';
+    /** Least share of units that is drawn after the commitment, 0 to 1, however trusted the worker. */
+    rate?: number;
+    /** The relations. */
+    relations: Relation[];
+  };
+
 /** The class a job is served in. A higher one may reclaim devices from a lower one. */
 export type Priority = 'low' | 'normal' | 'high' | 'urgent';
 
@@ -1104,6 +1136,25 @@ export interface Problem {
   title: string;
   /** `https://plexus.network/problems/<code>`. */
   type: string;
+}
+
+/**
+ * `c = a · b`, or `c = a · b + bias`. Each is the name of a buffer: an input, a blob or an output, and `c` an output.
+ *
+ * `a` has the shape `[.., k]`, `b` `[k, n]`, `c` `[.., n]`; the axes of `a` and `c` before the last are rows. Integers give `i32` or
+ * `u32`, which wrap; floats give floats, and are forgiven what rounding can do and the tolerance of `c`.
+ */
+export interface Product {
+  /** The left factor. */
+  a: string;
+  /** The right factor. */
+  b: string;
+  /** Whether `b` is transposed in its buffer: `[n, k]`. */
+  b_transposed?: boolean;
+  /** What is added to every row: `[n]`, of the integer type of `c`. */
+  bias?: string | null;
+  /** The product. */
+  c: string;
 }
 
 /** Compute passes over named buffers. */
@@ -1242,6 +1293,15 @@ export interface ReceiptsRequest {
   /** At most 64. */
   receipts: SignedReceipt[];
 }
+
+/** What holds between buffers of a correct unit, and is cheaper to check than to compute. */
+export type Relation =
+  | Product & {
+    relation: 'product';
+  }
+  | Sorted & {
+    relation: 'sorted';
+  };
 
 /** Why a worker gives a lease back. */
 export type ReleaseCause = 'leaving' | 'timed_out' | 'device_failed' | 'program_failed' | 'input_failed';
@@ -1398,7 +1458,7 @@ export interface Settlement {
   draw?: Hash | null;
   /** Places of the drawn units in the package, from 0, ascending. */
   drawn: number[];
-  /** Why they do not: `outvoted`, `verifier_disagrees` or `unverifiable`. */
+  /** Why they do not: `outvoted`, `verifier_disagrees`, `unverifiable` or `disproved`. */
   verdict?: string | null;
 }
 
@@ -1428,6 +1488,19 @@ export interface SignedSealingKey {
   record: SealingKey;
   /** By the record's worker. */
   signature: Signature;
+}
+
+/**
+ * `output` holds the elements of `input`, each as often, in ascending order. Each is the name of a buffer, of the same integers.
+ * Of more than one axis, each line along the last one is sorted by itself.
+ */
+export interface Sorted {
+  /** Whether the order is descending. */
+  descending?: boolean;
+  /** What is sorted: an input, a blob or an output. */
+  input: string;
+  /** What comes out: an output. */
+  output: string;
 }
 
 /** How fast a worker is, in parts per million of the reference device. */
@@ -1656,7 +1729,7 @@ export interface VerdictAppeal {
 }
 
 /** Why a package was rejected. */
-export type VerdictCause = 'outvoted' | 'verifier_disagrees' | 'unverifiable';
+export type VerdictCause = 'outvoted' | 'verifier_disagrees' | 'unverifiable' | 'disproved';
 
 /** How a verdict became final, and where the money went. */
 export interface VerdictClosing {
@@ -1690,6 +1763,8 @@ export type VerdictState = 'standing' | 'contested' | 'upheld' | 'overturned';
 
 /** What verification did for a job so far, in units. */
 export interface VerificationCounts {
+  /** Of which the market checked what the program says of their outputs, and found that it holds. */
+  algebraic: string;
   /** Of those, re-executed by the market's own verifier. */
   by_verifier: string;
   /** Re-executed by somebody else, with the same result. */
@@ -1702,18 +1777,8 @@ export interface VerificationCounts {
   sampled_out: string;
 }
 
-/** How results are verified. */
-export type Verify =
-  | {
-    policy: 'audit';
-    /** Least share of units that is drawn, 0 to 1, however trusted the worker. */
-    rate_min: number;
-  }
-  | {
-    /** Owners that agree, 2 to 5. */
-    agree: number;
-    policy: 'quorum';
-  };
+/** How results are verified: by one policy, or by several together, each at most once. */
+export type Verify = Policy | Policy[];
 
 /** One worker of `GET /v1/workers`. */
 export interface Worker {
