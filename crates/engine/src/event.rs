@@ -1031,6 +1031,6 @@ pub enum Verdict {
     VerifierDisagrees,
     /// Nobody could execute the units again.
     Unverifiable,
-    /// What the program says of its outputs does not hold for these; the market checked it.
+    /// What the program says of its outputs does not hold for these, and an execution of them got something else too.
     Disproved,
 }

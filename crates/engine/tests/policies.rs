@@ -331,23 +331,44 @@ fn what_the_market_checks_by_itself_needs_no_second_execution() {
 }
 
 #[test]
-fn what_the_market_finds_wrong_is_rejected_at_once() {
-    let mut world = world(&[1, 2]);
-    let job = world.submit(spec(1, ALGEBRAIC));
+fn a_relation_that_does_not_hold_brings_an_execution() {
+    // A lie, and an honest result of a program that does not keep the relation which its client stated.
+    for (output, accepted) in [(1, 0), (0, 1)] {
+        let mut world = world(&[1, 2]);
+        world.announce(MARKET);
+        let job = world.submit(spec(1, ALGEBRAIC));
+        let lease = world.lease(key(1), 1)[0];
+        world.commit(lease, output).expect("it is journaled");
+        let check = world.state.looks(9)[0].check;
+        let evidence = "element 0 is 1 and the product's is 0".to_owned();
+        world.run(Command::RecordOpinion { check, agrees: false, evidence }).expect("it was asked for");
+        assert_eq!(
+            verification(&world, job).rejected,
+            0,
+            "nobody loses on what the client says of its program"
+        );
+        let lease = world.lease(MARKET, 1)[0];
+        world.commit(lease, 0).expect("taken");
+        assert_eq!(verification(&world, job).rejected, 1 - accepted);
+        assert_eq!(world.state.jobs()[&job].accepted_units, accepted);
+        assert_eq!(world.replayed(), world.state);
+    }
+}
+
+#[test]
+fn a_lie_that_breaks_a_relation_and_an_audit_is_rejected_once() {
+    let mut world = world(&[1, 2, 3]);
+    let both = Policy::Combined(Combined { audit_rate_min_ppm: Some(0), ..ALGEBRAIC.combined() });
+    let job = world.submit(spec(1, both));
     let lease = world.lease(key(1), 1)[0];
     world.commit(lease, 1).expect("the lie is journaled");
-    assert_eq!(
-        world.state.checks().values().map(|check| check.kind).collect::<Vec<_>>(),
-        [CheckKind::Algebraic]
-    );
     world.judge();
-    let rejected = world.journal.iter().any(|(_, event)| {
-        matches!(event, Event::PackageRejected { verdict: plexus_engine::Verdict::Disproved, .. })
-    });
-    assert!(rejected);
-    assert_eq!((verification(&world, job).disputed, verification(&world, job).rejected), (1, 1));
-    world.finish(&[key(2)]);
+    assert_eq!(verification(&world, job).rejected, 0);
+    world.announce(MARKET);
+    world.finish(&[key(2), key(3), MARKET]);
+    assert_eq!(verification(&world, job).rejected, 1);
     assert_eq!(world.state.jobs()[&job].state, JobState::Done);
+    assert_eq!(world.replayed(), world.state);
 }
 
 #[test]

@@ -142,12 +142,15 @@ pub(crate) enum Known<'a> {
     Numbers(&'a [Number], Range<usize>),
 }
 
+/// A unit's number, and of each of its outputs the element type and where it comes from.
+pub(crate) type KnownUnit<'a> = (u64, Vec<(Dtype, Known<'a>)>);
+
 /// What the job file says of each known unit: for each output, in the outputs' order, its element type and where it comes from.
 pub(crate) fn known<'a>(
     section: &'a VerifySection,
     outputs: &'a Named<OutputSection>,
     units_total: u64,
-) -> Result<Vec<(u64, Vec<(Dtype, Known<'a>)>)>> {
+) -> Result<Vec<KnownUnit<'a>>> {
     let (Some(units), Some(named)) = (&section.units, &section.outputs) else {
         unreachable!("a canary without them was refused")
     };

@@ -1,9 +1,11 @@
 //! From opinions to a verdict.
 //!
-//! A package stands when every check agrees, or under a quorum when enough owners do. What the market itself finds is final.
+//! A package stands when every check agrees, or under a quorum when enough owners do. What the market's verifier finds is final.
 //! One other owner who disagrees brings a third opinion on the same units; a second one who disagrees outvotes the package,
 //! unless a quorum can still be reached. What the job's owner knows otherwise (a canary) brings an opinion on those units and
-//! counts as none itself. Nobody loses anything on one opinion, or on a client's word.
+//! counts as none itself. A relation that does not hold brings one too, because it is the client who said that its program keeps it:
+//! an execution that contradicts the package besides disproves it, one that agrees shows that the relation is false. Nobody loses
+//! anything on one opinion, or on a client's word.
 
 use protocol::{CheckId, PackageId, UnitRun};
 
@@ -17,7 +19,7 @@ struct Opinions {
     agree: u32,
     /// Executions that got something else.
     against: Vec<CheckId>,
-    /// What the job's owner knows otherwise, and what the market cannot tell by itself.
+    /// What the job's owner knows otherwise, which relation does not hold, and what the market cannot tell by itself.
     missed: Vec<CheckId>,
     /// What the market itself found against them.
     final_verdict: Option<Verdict>,
@@ -115,13 +117,17 @@ impl Deciding<'_> {
             let check = &self.state.checks[id];
             let whole = u32::from(check.units.len() == run.count as usize);
             match (check.kind, &check.state) {
-                (kind, CheckState::Decided { owner, agrees: false, .. }) if *owner == self.state.market() => {
-                    let algebraic = kind == CheckKind::Algebraic;
-                    let verdict = if algebraic { Verdict::Disproved } else { Verdict::VerifierDisagrees };
-                    found.final_verdict.get_or_insert(verdict);
+                (CheckKind::Algebraic, CheckState::Decided { agrees: false, .. }) => found.missed.push(*id),
+                (_, CheckState::Decided { owner, agrees: false, .. }) if *owner == self.state.market() => {
+                    found.final_verdict.get_or_insert(Verdict::VerifierDisagrees);
                 }
                 (CheckKind::Execution, CheckState::Decided { agrees: true, .. }) => found.agree += whole,
-                (CheckKind::Execution, CheckState::Decided { .. }) => found.against.push(*id),
+                (CheckKind::Execution, CheckState::Decided { .. }) => {
+                    if check.tie_of.is_some_and(|tie| self.state.checks[&tie].kind == CheckKind::Algebraic) {
+                        found.final_verdict.get_or_insert(Verdict::Disproved);
+                    }
+                    found.against.push(*id);
+                }
                 (CheckKind::Execution, _) => {
                     found.open = true;
                     found.open_whole += whole;
