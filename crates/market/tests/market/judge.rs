@@ -284,8 +284,8 @@ async fn a_product_is_paid_without_a_second_execution() {
 }
 
 #[tokio::test]
-async fn a_wrong_product_is_found_by_the_market_alone() {
-    let rig = Rig::start().await;
+async fn a_wrong_product_is_found_by_the_market_and_executed_again() {
+    let rig = Rig::start_with(|config| config.params.verifier_wait_ms = 0).await;
     let market = rig.market.key().public();
     let (client, worker) = (rig.rich(1).await, rig.person(2).await);
     let job = client.submit(&multiplying(&client).await).await;
@@ -300,6 +300,12 @@ async fn a_wrong_product_is_found_by_the_market_alone() {
     let receipt = worker.compute(market, &lease, wrong).await;
     worker.commit(vec![receipt]).await;
     let path = format!("/v1/jobs/{}", job.id);
+    let found = until(|| rig.get::<Job>(&path), |job| job.verification.disputed > 0).await;
+    assert_eq!(found.verification.rejected, 0, "that the program multiplies is the client's word");
+    let verifier = rig.verifier().await;
+    let lease = verifier.lease("verifier", 1, 30_000).await.leases.remove(0);
+    let receipt = verifier.compute(market, &lease, multiplied).await;
+    verifier.commit(vec![receipt]).await;
     let found = until(|| rig.get::<Job>(&path), |job| job.verification.rejected > 0).await;
     assert_eq!((found.progress.waiting, found.verification.rejected, found.money.paid.0), (2, 2, 0));
 }
