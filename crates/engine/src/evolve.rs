@@ -475,6 +475,7 @@ impl State {
                     add(&mut self.ledger.emitted, *amount);
                     self.epoch.weights.remove(owner);
                 }
+                self.epoch.fees = Amount::ZERO;
                 // What is carried over counts in the epoch that is running now.
                 let now = self.epoch_at(at_ms);
                 self.epoch.number = (!self.epoch.weights.is_empty()).then_some(now);

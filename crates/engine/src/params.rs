@@ -205,6 +205,9 @@ params! {
     epoch_ms: u64 = 3_600_000, 60_000..=604_800_000;
     /// What the first epoch emits, in base units: 10 tokens. 0 emits nothing.
     epoch_emission: u64 = 10_000_000_000, 0..=1_000_000_000_000;
+    /// An epoch emits at most this share of the fees (treasury and burn) of what was paid in it. Below a third, nobody gains by
+    /// paying themselves: a share of the rewards exceeds that of the fees by at most the roles' and stakes' factors, three together.
+    emission_fees_ppm: u32 = 300_000, 0..=1_000_000;
     /// Epochs after which the emission halves: four years of hours.
     halving_epochs: u64 = 35_064, 1..=10_000_000;
     /// Accounts that one epoch pays; the others' shares are carried to the next one.

@@ -11,7 +11,9 @@
 //!   lead a swarm; nothing counts as that yet.)
 //! - `s` is what the owner has bonded when the epoch closes, in tokens.
 //!
-//! The epoch `n` emits `epoch_emission / 2^(n / halving_epochs)` base units, rounded down, and divides them by weight: each share
+//! The epoch `n` emits `epoch_emission / 2^(n / halving_epochs)` base units, rounded down, but no more than `emission_fees_ppm` of the
+//! fees that its work was charged: who is client and worker in one would otherwise earn more by paying itself than the fees take.
+//! It divides them by weight: each share
 //! is rounded down, and the base units that are left go one each to the largest remainders (of equal ones, the lower key), so that
 //! the shares sum to the emission exactly. At most `epoch_shares_max` owners are paid, those with the greatest weight; the others'
 //! weights are carried to the next epoch. An epoch in which nobody computed emits nothing.
@@ -23,7 +25,7 @@ use protocol::{Amount, PublicKey};
 
 use crate::{
     Params, State,
-    ratio::{PPM, clip},
+    ratio::{PPM, clip, scale},
     stake::multiplier_ppm,
 };
 
@@ -37,6 +39,8 @@ pub(crate) struct Epoch {
     pub number: Option<u64>,
     /// Reference nanoseconds of each owner, weighed by role.
     pub weights: BTreeMap<PublicKey, u128>,
+    /// What of the payments for them went to the treasury and was burned.
+    pub fees: Amount,
 }
 
 /// What one role's work counts.
@@ -102,6 +106,8 @@ impl State {
         }
         let number = self.epoch_at(at_ms);
         self.epoch.number.get_or_insert(number);
+        let (treasury, burn) = (pay.share_bps(self.params.treasury_bps), pay.share_bps(self.params.burn_bps));
+        self.epoch.fees.0 += treasury.0 + burn.0;
         let sum = self.epoch.weights.entry(owner).or_default();
         *sum = (*sum + weight).min(WEIGHT_MAX);
     }
@@ -116,7 +122,8 @@ impl State {
         let mut weights: Vec<_> = self.epoch.weights.iter().map(weigh).collect();
         weights.sort_by_key(|(owner, weight)| (Reverse(*weight), *owner));
         weights.truncate(self.params.epoch_shares_max as usize);
-        divide(emission(number, &self.params), &weights)
+        let of_fees = scale(self.epoch.fees.0, self.params.emission_fees_ppm.into(), PPM);
+        divide(emission(number, &self.params).min(Amount(of_fees)), &weights)
     }
 }
 

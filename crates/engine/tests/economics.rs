@@ -258,11 +258,14 @@ fn an_epoch_pays_by_work_role_and_stake_to_the_last_unit() {
     world.finish(&[key(1), key(2), key(3)]);
     world.advance(HOUR_MS);
     let rewards: Vec<_> = [1, 2, 3].map(|n| world.state.accounts()[&key(n)].rewarded.0).to_vec();
-    assert_eq!(rewards.iter().sum::<u64>(), emission(0, world.state.params()).0);
-    assert_eq!(world.state.ledger().emitted, emission(0, world.state.params()));
+    // Little was paid, so the fees bound what is emitted.
+    let ledger = *world.state.ledger();
+    let emitted = (ledger.treasury.0 + ledger.burned.0) * 3 / 10;
+    assert!(0 < emitted && emitted < emission(0, world.state.params()).0);
+    assert_eq!((rewards.iter().sum::<u64>(), ledger.emitted.0), (emitted, emitted));
     assert!(rewards.iter().all(|share| *share > 0), "{rewards:?}");
     world.advance(10 * HOUR_MS);
-    assert_eq!(world.state.ledger().emitted, emission(0, world.state.params()), "idle epochs emit nothing");
+    assert_eq!(world.state.ledger().emitted.0, emitted, "idle epochs emit nothing");
 }
 
 #[test]

@@ -54,6 +54,11 @@ impl Deciding<'_> {
             && units.len() == expected.len()
             && units.iter().zip(&expected).all(|((found, _), wanted)| found == wanted);
         if !same_units {
+            // A checkpoint that comes late: of a lease that ran out only the whole is still taken.
+            let part = (1..expected.len()).contains(&(receipt.units as usize));
+            if part && !self.state.leases.contains_key(&receipt.lease) {
+                return Err(Rejection::LeaseExpired(receipt.lease));
+            }
             return Err(Rejection::ReceiptInvalid("it covers other units than the lease"));
         }
         let outputs_count = self.state.jobs[&job].spec.stage_of(expected[0]).outputs_exact.len();
