@@ -19,6 +19,16 @@ pub struct Options {
 }
 
 pub fn bench(options: &Options) -> Result<()> {
+    if options.name == "adversaries" {
+        // Pure rules, from the crate that has them.
+        let mut cargo = process::cargo();
+        cargo.args(["run", "--release", "--package", "plexus-sim", "--example", "adversaries", "--"]);
+        if let Some(file) = &options.json {
+            cargo.arg("--json").arg(std::path::absolute(file)?);
+        }
+        cargo.args(&options.rest);
+        return process::run(&mut cargo, "the adversaries");
+    }
     // The benchmarks measure the real command, but for the one that measures algebra.
     if options.name != "proof" {
         let mut product = process::cargo();

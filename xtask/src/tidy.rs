@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plexus-job", &["plexus-protocol", "plexus-program"]),
     ("plexus-api", &["plexus-protocol"]),
     ("plexus-kernels", &["plexus-protocol", "plexus-program"]),
-    ("plexus-sim", &["plexus-protocol", "plexus-engine"]),
+    ("plexus-sim", &["plexus-protocol", "plexus-engine", "plexus-proof"]),
     // Heavy, and a leaf: nothing of the product waits for its build.
     ("plexus-zk", &[]),
     // Shells.

@@ -11,6 +11,7 @@
 //! the workload comes as text, the report goes back as a value. It does not simulate blobs, signatures, HTTP or the read
 //! model; `docs/sim.md` says what else is left out.
 
+pub mod adversary;
 mod chance;
 mod devices;
 mod market;

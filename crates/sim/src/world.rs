@@ -51,7 +51,7 @@ const LAZY_US: u64 = MINUTE;
 /// How long the judge takes to compare outputs by tolerance.
 const JUDGE_US: u64 = 100 * MS;
 /// Between two rounds of trying waiting workers again; twice as long after each one in vain, up to [`VAIN_ROUNDS_MAX`] times.
-const ROUND_US: u64 = MS;
+const ROUND_US: u64 = 4 * MS;
 const VAIN_ROUNDS_MAX: u32 = 5;
 /// Tries of one round, so that it stays short.
 const TRIES_MAX: usize = 1_024;
