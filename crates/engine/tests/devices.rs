@@ -86,7 +86,7 @@ fn only_the_first_units_of_an_active_package_are_a_checkpoint() {
     let (part, part_units) = world.receipt_of_first(lease, 1, 0);
     let (whole, whole_units) = world.receipt(lease, 0);
     world.advance(40_000);
-    assert!(matches!(world.commit_receipt(part, part_units), Err(Rejection::ReceiptInvalid(_))));
+    assert!(matches!(world.commit_receipt(part, part_units), Err(Rejection::LeaseExpired(_))));
     world.commit_receipt(whole, whole_units).expect("late, and its units are untouched");
 }
 
